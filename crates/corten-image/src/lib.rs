@@ -1,0 +1,1 @@
+//! Content store, snapshots, pull, push, load, save, import, commit.

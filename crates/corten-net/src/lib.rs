@@ -1,0 +1,1 @@
+//! Host networking by netlink and nftables.

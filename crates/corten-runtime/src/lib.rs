@@ -1,0 +1,1 @@
+//! OCI runtime and shim.

@@ -1,0 +1,1 @@
+//! System calls as safe, synchronous functions; the only crate with unsafe code.

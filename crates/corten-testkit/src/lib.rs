@@ -1,0 +1,1 @@
+//! Daemons, networks, images and checks for tests.

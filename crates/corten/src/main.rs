@@ -1,0 +1,3 @@
+//! The program `corten`: dispatches to the daemon or the command line.
+
+fn main() {}
