@@ -1,1 +1,3 @@
-//! Types that cross a process or disk-format boundary.
+//! Types that cross a process or disk-format boundary; serde only, no I/O.
+
+pub mod oci_image;
