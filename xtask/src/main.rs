@@ -1,3 +1,49 @@
-//! Tasks of the repository.
+//! `cargo xtask demo|build|test|tidy|golden|bench`: everything a contributor or CI runs, in one place.
 
-fn main() {}
+mod build;
+mod demo;
+mod golden;
+mod packages;
+mod run;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const HELP: &str = "usage: cargo xtask COMMAND
+
+  demo                build an image, push, pull and run it, and say what happens
+  build [--release]   build corten and corten-runtime into target/dist/{debug,release}
+  test                install what the tests need, run every test, print totals
+  tidy                check the repository against its own rules
+  golden [ARGS…]      compare a fresh daemon with the recorded answers of the reference engine
+  bench [ARGS…]       measure against docker.io and podman where they are installed
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let result = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["demo"] => demo::run(),
+        ["build"] => build::dist(build::Profile::Debug).map(drop),
+        ["build", "--release"] => build::dist(build::Profile::Release).map(drop),
+        ["test", ..] => test::run(&args[1..]),
+        ["tidy"] => tidy::run(),
+        ["golden", ..] => golden::run(&args[1..]).map(drop),
+        ["bench", ..] => build::bench(&args[1..]),
+        ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("xtask: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,18 @@
-//! Daemons, networks, images and checks for tests.
+//! What tests need and products must not have: a daemon of their own, images made on the spot, a check that
+//! nothing is left behind.
+//!
+//! ```text
+//!   Daemon::start() ── own temp dir, own network namespace, own socket
+//!        │  .docker([...])  the real client      .corten([...])  ours
+//!        ▼
+//!   drop: remove every container, SIGTERM, then `leak::check` panics about processes, mounts, cgroups, files
+//! ```
+//! Tests run as root. They find the programs to test through `CORTEN_BIN_DIR` (set by `cargo xtask test`), or
+//! in `target/dist/debug`, where `cargo xtask build` puts them.
+
+pub mod daemon;
+pub mod http;
+pub mod image;
+pub mod leak;
+
+pub use daemon::{Client, Daemon, DaemonOptions, Ran};

@@ -1,0 +1,15 @@
+//! End-to-end tests. Each starts its own daemon in its own network namespace and leaves nothing behind.
+
+mod bad_input;
+mod build;
+mod crash;
+mod files;
+mod images;
+mod isolation;
+mod lifecycle;
+mod logs;
+mod network;
+mod registry;
+mod streams;
+mod system;
+mod volumes;

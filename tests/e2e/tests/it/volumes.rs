@@ -1,0 +1,94 @@
+//! Volumes and mounts.
+
+use corten_testkit::Daemon;
+
+#[test]
+fn named_volumes_keep_and_copy_up() {
+    let daemon = Daemon::start();
+    daemon.docker(["volume", "create", "data"]).ok();
+    daemon.docker(["run", "--rm", "-v", "data:/v", "busybox", "sh", "-c", "echo kept > /v/f"]).ok();
+    assert_eq!(daemon.docker(["run", "--rm", "-v", "data:/v:ro", "busybox", "cat", "/v/f"]).ok(), "kept");
+    assert_eq!(
+        daemon.docker(["run", "--rm", "-v", "fresh:/www", "busybox", "ls", "/www"]).ok(),
+        "index.html"
+    );
+    assert_eq!(
+        daemon
+            .docker([
+                "run",
+                "--rm",
+                "--mount",
+                "type=volume,src=empty,dst=/www,volume-nocopy",
+                "busybox",
+                "ls",
+                "/www"
+            ])
+            .ok(),
+        ""
+    );
+    daemon.docker(["run", "-d", "--name", "u", "-v", "data:/v", "busybox", "sleep", "1000"]).ok();
+    assert!(daemon.docker(["volume", "rm", "data"]).fails(1).contains("volume is in use"));
+    assert_eq!(daemon.docker(["run", "--rm", "--volumes-from", "u", "busybox", "cat", "/v/f"]).ok(), "kept");
+    daemon.docker(["rm", "-f", "u"]).ok();
+    daemon.docker(["volume", "rm", "data", "fresh", "empty"]).ok();
+    assert_eq!(daemon.docker(["volume", "ls", "-q"]).ok(), "");
+}
+
+#[test]
+fn anonymous_volumes_go_with_rm_v() {
+    let daemon = Daemon::start();
+    daemon.docker(["run", "--name", "a", "-v", "/anon", "busybox", "touch", "/anon/x"]).ok();
+    assert_eq!(daemon.docker(["volume", "ls", "-q"]).ok().lines().count(), 1);
+    daemon.docker(["rm", "-v", "a"]).ok();
+    assert_eq!(daemon.docker(["volume", "ls", "-q"]).ok(), "");
+    daemon.docker(["run", "--rm", "-v", "/anon", "busybox", "true"]).ok();
+    assert_eq!(daemon.docker(["volume", "ls", "-q"]).ok(), "", "--rm takes them along");
+}
+
+#[test]
+fn binds() {
+    let daemon = Daemon::start();
+    let host = tempfile::tempdir().unwrap();
+    std::fs::write(host.path().join("f"), "from host").unwrap();
+    let path = host.path().display().to_string();
+    assert_eq!(
+        daemon
+            .docker([
+                "run",
+                "--rm",
+                "-v",
+                &format!("{path}:/h"),
+                "busybox",
+                "sh",
+                "-c",
+                "cat /h/f; echo back > /h/g"
+            ])
+            .ok(),
+        "from host"
+    );
+    assert_eq!(std::fs::read_to_string(host.path().join("g")).unwrap(), "back\n");
+    let ran = daemon.docker(["run", "--rm", "-v", &format!("{path}:/h:ro"), "busybox", "touch", "/h/x"]);
+    assert!(ran.code == 1 && ran.stderr.contains("Read-only"), "{}", ran.stderr);
+    let refused = daemon
+        .docker(["run", "--rm", "--mount", "type=bind,src=/no/such/dir,dst=/h", "busybox", "true"])
+        .fails(125);
+    assert!(refused.contains("bind source path does not exist: /no/such/dir"), "{refused}");
+    let made = host.path().join("made/by/us").display().to_string();
+    daemon.docker(["run", "--rm", "-v", &format!("{made}:/h"), "busybox", "touch", "/h/x"]).ok();
+    assert!(host.path().join("made/by/us/x").exists());
+    assert_eq!(
+        daemon
+            .docker([
+                "run",
+                "--rm",
+                "--mount",
+                "type=tmpfs,dst=/t,tmpfs-size=1m",
+                "busybox",
+                "sh",
+                "-c",
+                "df -k /t | awk 'END{print $2}'"
+            ])
+            .ok(),
+        "1024"
+    );
+}

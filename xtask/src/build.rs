@@ -1,0 +1,58 @@
+//! Builds the two programs into one directory, as an installation has them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::run::{cargo, run, target};
+
+#[cfg(target_arch = "x86_64")]
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+#[cfg(target_arch = "aarch64")]
+const TRIPLE: &str = "aarch64-unknown-linux-gnu";
+
+/// How `corten` is compiled; `corten-runtime` is always the small static program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Quick to build: for tests.
+    Debug,
+    /// For measurements and users.
+    Release,
+}
+
+/// Builds `corten` and `corten-runtime`; returns the directory that holds both.
+pub fn dist(profile: Profile) -> Result<PathBuf> {
+    let (flag, name): (&[&str], &str) = match profile {
+        Profile::Debug => (&[], "debug"),
+        Profile::Release => (&["--release"], "release"),
+    };
+    run(cargo().args(["build", "--quiet", "-p", "corten", "--bin", "corten"]).args(flag))?;
+    // Static and position independent: it starts faster, and nothing of the host's libraries is mapped into a
+    // shim. Its own profile directory keeps these flags from rebuilding everything else.
+    run(cargo()
+        .args(["build", "--quiet", "-p", "corten-runtime", "--bin", "corten-runtime", "--profile", "runtime"])
+        .args(["--target", TRIPLE])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    let dist = target().join("dist").join(name);
+    std::fs::create_dir_all(&dist).with_context(|| format!("create {}", dist.display()))?;
+    install(&target().join(name).join("corten"), &dist)?;
+    install(&target().join(TRIPLE).join("runtime").join("corten-runtime"), &dist)?;
+    Ok(dist)
+}
+
+/// Replaces by rename, so that a running daemon of the same path is not disturbed.
+fn install(program: &Path, dist: &Path) -> Result<()> {
+    let name = program.file_name().context("a program")?;
+    let temp = dist.join(".new");
+    std::fs::copy(program, &temp).with_context(|| format!("copy {}", program.display()))?;
+    std::fs::rename(&temp, dist.join(name)).with_context(|| format!("install into {}", dist.display()))
+}
+
+/// Runs the benchmark with a release build.
+pub fn bench(args: &[String]) -> Result<()> {
+    let dist = dist(Profile::Release)?;
+    run(cargo()
+        .args(["run", "--quiet", "--release", "-p", "corten-bench", "--"])
+        .args(args)
+        .env("CORTEN_BIN_DIR", dist))
+}
