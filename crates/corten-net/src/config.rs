@@ -1,0 +1,137 @@
+//! What the daemon tells this crate once, at start: dockerd's network flags.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use corten_base::Id;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::network::{IpamConfig, NetworkSpec, option};
+
+/// A block that networks without a subnet of their own are cut from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressPool {
+    /// The block.
+    pub base: IpNet,
+    /// Prefix length of each network cut from it.
+    pub size: u8,
+}
+
+/// The default bridge network (`docker0`), as `--bridge`, `--bip` and their relatives describe it.
+#[derive(Debug, Clone, Default)]
+pub struct DefaultBridge {
+    /// `--bridge`: name of the link; `None` stands for `docker0`.
+    pub name: Option<String>,
+    /// `--bip`: address and prefix of the link.
+    pub bip: Option<IpNet>,
+    /// `--fixed-cidr`: the part of the subnet that containers get addresses from.
+    pub fixed_cidr: Option<Ipv4Net>,
+    /// `--default-gateway`.
+    pub default_gateway: Option<Ipv4Addr>,
+    /// `--ipv6`.
+    pub ipv6: bool,
+    /// `--fixed-cidr-v6`.
+    pub fixed_cidr_v6: Option<Ipv6Net>,
+    /// `--default-gateway-v6`.
+    pub default_gateway_v6: Option<Ipv6Addr>,
+}
+
+/// Everything [`crate::Net::open`] needs to know.
+#[derive(Debug, Clone)]
+pub struct NetConfig {
+    /// The daemon's runtime directory; namespaces are kept in `<exec_root>/netns/`.
+    pub exec_root: PathBuf,
+    /// Tells daemons on one host apart, `[a-z0-9]{1,16}`: names the nft table `corten-<instance>`.
+    pub instance: String,
+    /// The default bridge; `None` for `--bridge=none`.
+    pub bridge: Option<DefaultBridge>,
+    /// `--default-address-pool`; empty stands for Docker's own list.
+    pub address_pools: Vec<AddressPool>,
+    /// `--mtu`; `None` follows the host's default route.
+    pub mtu: Option<u32>,
+    /// `--ip-forward`: switch forwarding on in the host.
+    pub ip_forward: bool,
+    /// `--iptables` and `--ip6tables`: whether packet filter rules are made at all.
+    pub firewall: bool,
+    /// `--ip-masq` of the default bridge.
+    pub ip_masq: bool,
+    /// `--icc` of the default bridge.
+    pub icc: bool,
+    /// `--ip`: address that published ports bind to by default.
+    pub host_ip: Option<IpAddr>,
+    /// How many namespaces are kept ready for containers to come; 0 makes each on demand.
+    pub ready_sandboxes: usize,
+}
+
+impl NetConfig {
+    /// Docker's defaults below `exec_root`.
+    #[must_use]
+    pub fn new(exec_root: PathBuf, instance: String) -> Self {
+        Self {
+            exec_root,
+            instance,
+            bridge: Some(DefaultBridge::default()),
+            address_pools: Vec::new(),
+            mtu: None,
+            ip_forward: true,
+            firewall: true,
+            ip_masq: true,
+            icc: true,
+            host_ip: None,
+            ready_sandboxes: 2,
+        }
+    }
+
+    /// The network `bridge` that these settings describe, `None` for `--bridge=none`.
+    #[must_use]
+    pub fn default_network(&self, id: Id) -> Option<NetworkSpec> {
+        let bridge = self.bridge.as_ref()?;
+        let mut options = std::collections::BTreeMap::new();
+        options.insert(option::DEFAULT_BRIDGE.to_owned(), "true".to_owned());
+        options.insert(option::ICC.to_owned(), self.icc.to_string());
+        options.insert(option::MASQUERADE.to_owned(), self.ip_masq.to_string());
+        let host_ip = self.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        options.insert(option::HOST_BINDING.to_owned(), host_ip.to_string());
+        options.insert(
+            option::BRIDGE_NAME.to_owned(),
+            bridge.name.clone().unwrap_or_else(|| "docker0".to_owned()),
+        );
+        options.insert(option::MTU.to_owned(), self.mtu.unwrap_or(1500).to_string());
+        let mut ipam = Vec::new();
+        let own_v4 = bridge.bip.is_some() || bridge.fixed_cidr.is_some();
+        if own_v4 {
+            let bip = bridge.bip.unwrap_or_else(|| {
+                IpNet::V4(bridge.fixed_cidr.expect("one of the two is given, checked just above"))
+            });
+            ipam.push(IpamConfig {
+                subnet: Some(bip.trunc()),
+                ip_range: bridge.fixed_cidr.map(IpNet::V4),
+                gateway: bridge.bip.map(|b| b.addr()).filter(|a| *a != bip.network()),
+                aux_addresses: bridge
+                    .default_gateway
+                    .map(|g| ("DefaultGatewayIPv4".to_owned(), IpAddr::V4(g)))
+                    .into_iter()
+                    .collect(),
+            });
+        }
+        if let Some(v6) = bridge.fixed_cidr_v6 {
+            ipam.push(IpamConfig {
+                subnet: Some(IpNet::V6(v6.trunc())),
+                ip_range: None,
+                gateway: bridge.default_gateway_v6.map(IpAddr::V6),
+                aux_addresses: std::collections::BTreeMap::new(),
+            });
+        }
+        Some(NetworkSpec {
+            id,
+            name: "bridge".to_owned(),
+            driver: "bridge".to_owned(),
+            ipam_driver: "default".to_owned(),
+            ipam,
+            internal: false,
+            ipv4: true,
+            ipv6: bridge.ipv6,
+            options,
+        })
+    }
+}

@@ -1,0 +1,227 @@
+//! Endpoints: a container's attachment to a network, and its published ports.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use corten_base::Id;
+use serde::{Deserialize, Serialize};
+
+/// A hardware address, written `02:42:ac:11:00:02`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac(pub [u8; 6]);
+
+/// The text is not a hardware address.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("invalid MAC address: {0}")]
+pub struct InvalidMac(String);
+
+impl FromStr for Mac {
+    type Err = InvalidMac;
+
+    fn from_str(s: &str) -> Result<Self, InvalidMac> {
+        let mut bytes = [0u8; 6];
+        let mut parts = s.split([':', '-']);
+        for byte in &mut bytes {
+            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(|| InvalidMac(s.to_owned()))?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| InvalidMac(s.to_owned()))?;
+        }
+        if parts.next().is_some() { Err(InvalidMac(s.to_owned())) } else { Ok(Self(bytes)) }
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = InvalidMac;
+
+    fn try_from(s: String) -> Result<Self, InvalidMac> {
+        s.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The transport protocols that can be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// Its number in the IP header.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// One published port as the user wants it: one element of `HostConfig.PortBindings`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortSpec {
+    /// Port in the container.
+    pub container_port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Host address; `None` binds to all, IPv4 and IPv6 (or to the network's `host_binding_ipv4`).
+    pub host_ip: Option<IpAddr>,
+    /// First and last acceptable host port; `(0, 0)` takes one of the dynamic range.
+    pub host_ports: (u16, u16),
+}
+
+/// One published port as it is: what `NetworkSettings.Ports` shows. Ordered as Docker shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRecord {
+    /// Port in the container.
+    pub container_port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Host address, `0.0.0.0` or `::` for all.
+    pub host_ip: IpAddr,
+    /// Host port.
+    pub host_port: u16,
+}
+
+/// A container's attachment to a network as the engine wants it.
+#[derive(Debug, Clone)]
+pub struct EndpointSpec {
+    /// Id of the endpoint, chosen by the engine.
+    pub id: Id,
+    /// The container; its sandbox must exist.
+    pub container: Id,
+    /// The network.
+    pub network: Id,
+    /// The container's name, for error texts and reverse lookups.
+    pub name: String,
+    /// Names that other containers of the network find it by: name, aliases, short id, host name.
+    pub dns_names: Vec<String>,
+    /// Address the user asked for.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Address the user asked for.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Hardware address the user asked for.
+    pub mac: Option<Mac>,
+    /// Link name inside the container; `None` takes the next free `ethN`.
+    pub ifname: Option<String>,
+    /// The endpoint of the highest priority provides the default route.
+    pub gw_priority: i64,
+    /// Ports to publish on this endpoint.
+    pub ports: Vec<PortSpec>,
+    /// `net.X.Y.IFNAME.Z=value` settings for its link (`com.docker.network.endpoint.sysctls`).
+    pub sysctls: Vec<String>,
+}
+
+/// An attachment as it is. The engine keeps it for `inspect`, persists it for [`crate::Net::restore`] and gives
+/// it back to [`crate::Net::detach`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// Id of the endpoint.
+    pub id: Id,
+    /// The container.
+    pub container: Id,
+    /// The network.
+    pub network: Id,
+    /// The container's name.
+    pub name: String,
+    /// Names in DNS.
+    pub dns_names: Vec<String>,
+    /// IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its prefix length, 0 without address.
+    pub ipv4_prefix: u8,
+    /// IPv4 gateway of the network (none on internal networks), whether or not it is the container's default.
+    pub gateway: Option<Ipv4Addr>,
+    /// IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Its prefix length, 0 without address.
+    pub ipv6_prefix: u8,
+    /// IPv6 gateway of the network.
+    pub gateway_v6: Option<Ipv6Addr>,
+    /// Hardware address.
+    pub mac: Mac,
+    /// Link name inside the container.
+    pub ifname: String,
+    /// Link name on the host; empty for macvlan.
+    pub host_link: String,
+    /// Priority for the default route.
+    pub gw_priority: i64,
+    /// Published ports.
+    pub ports: Vec<PortRecord>,
+}
+
+/// A container's network namespace as the engine wants it.
+#[derive(Debug, Clone)]
+pub struct SandboxSpec {
+    /// The container.
+    pub container: Id,
+    /// Where its embedded DNS server forwards to.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// A name server that the embedded DNS server forwards to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Its address; port 53 as a rule.
+    pub address: SocketAddr,
+    /// Ask from the host's namespace: for servers on the host's loopback.
+    pub from_host: bool,
+}
+
+/// Counters of one link of a container, seen from inside.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct InterfaceStats {
+    /// Link name inside the container.
+    pub name: String,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Receive errors.
+    pub rx_errors: u64,
+    /// Received packets dropped.
+    pub rx_dropped: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Send errors.
+    pub tx_errors: u64,
+    /// Packets dropped before sending.
+    pub tx_dropped: u64,
+}
