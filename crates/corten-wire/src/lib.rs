@@ -1,3 +1,4 @@
 //! Types that cross a process or disk-format boundary; serde only, no I/O.
 
+pub mod api;
 pub mod oci_image;
