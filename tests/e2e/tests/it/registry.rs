@@ -12,7 +12,7 @@ struct Registry {
 
 impl Registry {
     fn start(daemon: &Daemon, extra: &[&str]) -> Self {
-        let root = tempfile::tempdir().unwrap();
+        let root = tempfile::tempdir().expect("set-up");
         let child = daemon
             .in_netns(bin_dir().join("corten"))
             .args(["registry", "serve", "--addr", "127.0.0.1:5000", "--root"])
@@ -21,7 +21,7 @@ impl Registry {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap();
+            .expect("set-up");
         let registry = Self { child, _root: root };
         daemon.eventually("the registry", || {
             let mut connect = daemon.in_netns("busybox");
