@@ -11,6 +11,7 @@ pub mod id;
 pub mod kind;
 pub mod platform;
 pub mod reference;
+pub mod secret;
 pub mod time;
 pub mod units;
 
@@ -20,3 +21,4 @@ pub use id::Id;
 pub use kind::Kind;
 pub use platform::Platform;
 pub use reference::Reference;
+pub use secret::Secret;

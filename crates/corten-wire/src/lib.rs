@@ -1,4 +1,5 @@
 //! Types that cross a process or disk-format boundary; serde only, no I/O.
 
 pub mod api;
+pub mod distribution;
 pub mod oci_image;
