@@ -1,4 +1,4 @@
-//! Reading what containers have written: `json-file` and `local` logs, rotated and compressed files, tail and follow.
+//! Reading what containers have written: the shim's `json-file` records (`local` has the same), rotated and compressed files, tail and follow.
 //!
 //! The shim is the only writer; we read beside it and never lock. Catching up runs on a blocking thread with large
 //! buffers and ends at the size it finds; following looks at the file every [`POLL`] and ends once the container has
@@ -10,7 +10,6 @@
 //! ```
 
 mod json;
-mod local;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -56,27 +55,22 @@ pub struct LogQuery {
 /// Bytes of a log, ready to be sent: stdcopy frames, or raw where the container has a terminal.
 pub type LogStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
-/// How the shim writes the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
-    Json,
-    Local,
-}
-
 /// Everything a reader needs to know about one log.
 #[derive(Debug, Clone)]
 pub(crate) struct LogSource {
     pub(crate) path: PathBuf,
-    pub(crate) format: Format,
     pub(crate) tty: bool,
 }
 
 /// Starts reading. `ended` says whether the run that is followed is over; it is asked before each look at the file, so
 /// that nothing written before the end is missed.
-pub(crate) fn read(source: LogSource, query: &LogQuery, ended: impl Fn() -> bool + Send + 'static) -> LogStream {
+pub(crate) fn read(
+    source: LogSource,
+    query: &LogQuery,
+    ended: impl Fn() -> bool + Send + 'static,
+) -> LogStream {
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(4);
     let reader = Reader {
-        format: source.format,
         render: Render {
             stdout: query.stdout,
             stderr: query.stderr,
@@ -119,7 +113,6 @@ struct Position {
 }
 
 struct Reader {
-    format: Format,
     render: Render,
     path: PathBuf,
     sender: mpsc::Sender<io::Result<Bytes>>,
@@ -127,23 +120,6 @@ struct Reader {
 
 /// The reader went away, or asked for nothing more.
 struct Stop;
-
-impl Format {
-    fn render(self, render: &Render, input: &[u8], out: &mut Vec<u8>) -> (usize, Next) {
-        match self {
-            Self::Json => render.lines(input, out),
-            Self::Local => local::entries(render, input, out),
-        }
-    }
-
-    /// Number of whole entries in `file` from its start, and where the last `want` of them begin.
-    fn tail_offset(self, file: &mut File, want: u64) -> io::Result<(u64, u64)> {
-        match self {
-            Self::Json => tail_lines(file, want),
-            Self::Local => local::tail(file, want),
-        }
-    }
-}
 
 impl Reader {
     /// Sends everything that is there. `None` where nothing is to follow: `until` reached, reader gone.
@@ -210,12 +186,12 @@ impl Reader {
             Err(e) => return Err(e),
         };
         if !packed {
-            return self.format.tail_offset(&mut file, want);
+            return tail_lines(&mut file, want);
         }
         // A compressed file cannot be read backwards: unpack it into an unnamed temporary file.
         let mut unpacked = tempfile_in(path.parent().unwrap_or(Path::new("/")))?;
         io::copy(&mut flate2::read::MultiGzDecoder::new(file), &mut unpacked)?;
-        self.format.tail_offset(&mut unpacked, want)
+        tail_lines(&mut unpacked, want)
     }
 
     /// Reads to the end of `input`; what is left of an unfinished entry stays in `rest`.
@@ -236,7 +212,7 @@ impl Reader {
             if read == 0 {
                 return Ok(());
             }
-            let (used, next) = self.format.render(&self.render, rest, &mut out);
+            let (used, next) = self.render.lines(rest, &mut out);
             rest.drain(..used);
             if rest.len() > MAX_ENTRY {
                 rest.clear();
@@ -298,7 +274,7 @@ impl Reader {
             position.rest.shrink_to_fit();
             return Ok((false, Next::More));
         }
-        let (used, next) = self.format.render(&self.render, &position.rest, out);
+        let (used, next) = self.render.lines(&position.rest, out);
         position.rest.drain(..used);
         if position.rest.len() > MAX_ENTRY {
             position.rest.clear();
@@ -382,7 +358,7 @@ mod tests {
     }
 
     fn source(path: &Path) -> LogSource {
-        LogSource { path: path.to_owned(), format: Format::Json, tty: true }
+        LogSource { path: path.to_owned(), tty: true }
     }
 
     async fn collect(mut stream: LogStream) -> String {
@@ -402,7 +378,8 @@ mod tests {
         std::fs::write(numbered(&path, 2, ".gz"), packed.finish().unwrap()).unwrap();
         std::fs::write(numbered(&path, 1, ""), line(3) + &line(4)).unwrap();
         std::fs::write(&path, line(5)).unwrap();
-        for (tail, want) in [(None, 1), (Some(0), 6), (Some(1), 5), (Some(2), 4), (Some(4), 2), (Some(9), 1)] {
+        for (tail, want) in [(None, 1), (Some(0), 6), (Some(1), 5), (Some(2), 4), (Some(4), 2), (Some(9), 1)]
+        {
             let query = LogQuery { stdout: true, stderr: true, tail, ..LogQuery::default() };
             let got = collect(read(source(&path), &query, || true)).await;
             let expected: String = (want..6).map(|n| format!("line {n}\n")).collect();

