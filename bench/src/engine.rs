@@ -53,6 +53,11 @@ impl Engine {
         if name != "podman" {
             engine.start_daemon(&program)?;
         }
+        // podman's own default asks for more open files than this process may grant.
+        std::fs::write(
+            engine.dir.join("containers.conf"),
+            "[containers]\ndefault_ulimits = [\"nofile=1024:1024\"]\n",
+        )?;
         engine.import_busybox()?;
         Ok(engine)
     }
@@ -121,15 +126,17 @@ impl Engine {
                 command.args(["--root", &self.dir.join("root").display().to_string()]);
                 command.args(["--runroot", &self.dir.join("run").display().to_string()]);
                 command.args(["--cgroup-manager", "cgroupfs", "--runtime", "crun"]);
+                command.env("CONTAINERS_CONF", self.dir.join("containers.conf"));
                 command
             }
         };
-        command
-            .args(args)
-            .env("DOCKER_HOST", format!("unix://{}", self.dir.join("s").display()))
-            .env("DOCKER_CONFIG", self.dir.join("config"))
-            .env("DOCKER_BUILDKIT", "0")
-            .env("LC_ALL", "C");
+        if self.name != "podman" {
+            command
+                .env("DOCKER_HOST", format!("unix://{}", self.dir.join("s").display()))
+                .env("DOCKER_CONFIG", self.dir.join("config"))
+                .env("DOCKER_BUILDKIT", "0");
+        }
+        command.args(args).env("LC_ALL", "C");
         command
     }
 
@@ -207,9 +214,11 @@ impl Engine {
         }
         memory
     }
+}
 
-    /// Ends the daemon and removes every trace.
-    pub fn stop(mut self) {
+/// Ends the daemon and removes every trace.
+impl Drop for Engine {
+    fn drop(&mut self) {
         if let Ok(ids) = self.say(&["ps", "-aq"]) {
             for id in ids.split_whitespace() {
                 self.say(&["rm", "-f", "-v", id]).ok();
@@ -223,6 +232,13 @@ impl Engine {
             self.say(&["system", "reset", "-f"]).ok();
         }
         Command::new("ip").args(["netns", "del", &self.netns]).output().ok();
+        // What a peer leaves mounted would keep its directory.
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let dir = self.dir.display().to_string();
+        for mount in mounts.lines().rev().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&dir))
+        {
+            Command::new("umount").arg(mount).output().ok();
+        }
         std::fs::remove_dir_all(&self.dir).ok();
     }
 }

@@ -67,8 +67,5 @@ fn run(options: &Options) -> Result<()> {
     let out = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("out");
     std::fs::create_dir_all(&out)?;
     std::fs::write(out.join("last.json"), serde_json::to_vec_pretty(&measure::json(&engines, &results))?)?;
-    for engine in engines {
-        engine.stop();
-    }
     Ok(())
 }
