@@ -1,11 +1,12 @@
 //! `cargo xtask test`: every test there is, and their totals.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{cargo, root};
+use crate::run::{cargo, root, run as run_command, target};
 use crate::{build, golden, packages};
 
 /// Counted test results.
@@ -31,13 +32,14 @@ const NEEDS: &[(&str, &str)] = &[
 /// Runs unit tests, end-to-end tests and the comparison with the reference engine.
 pub fn run(args: &[String]) -> Result<()> {
     packages::ensure(NEEDS)?;
+    let python = python_clients()?;
     println!("building");
     let dist = build::dist(build::Profile::Debug)?;
     let mut totals = Totals::default();
     let mut broken = Vec::new();
     let mut suite = |name: &str, command: &mut Command| -> Result<()> {
         println!("\n== {name}");
-        let (t, ok) = count(command.env("CORTEN_BIN_DIR", &dist))?;
+        let (t, ok) = count(command.env("CORTEN_BIN_DIR", &dist).env("CORTEN_CLIENTS_PYTHON", &python))?;
         totals.passed += t.passed;
         totals.failed += t.failed;
         totals.ignored += t.ignored;
@@ -74,6 +76,28 @@ pub fn run(args: &[String]) -> Result<()> {
         bail!("failed: {}", broken.join(", "));
     }
     Ok(())
+}
+
+/// A Python environment with docker-py, made once; returns its interpreter.
+fn python_clients() -> Result<PathBuf> {
+    let dir = target().join("clients");
+    let python = dir.join("bin/python");
+    let ready = |python: &PathBuf| {
+        Command::new(python)
+            .args(["-c", "import docker"])
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    };
+    if !ready(&python) {
+        println!("installing docker-py");
+        if run_command(Command::new("python3").args(["-m", "venv"]).arg(&dir)).is_err() {
+            packages::ensure(&[("/usr/share/doc/python3-venv", "python3-venv")])?;
+            run_command(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
+        }
+        run_command(Command::new(&python).args(["-m", "pip", "install", "--quiet", "docker==7.1.0"]))?;
+    }
+    Ok(python)
 }
 
 /// Passes the output on and adds up cargo's result lines.

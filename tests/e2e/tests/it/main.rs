@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod build;
+mod clients;
 mod crash;
 mod files;
 mod images;
