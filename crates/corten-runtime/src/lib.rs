@@ -1,1 +1,10 @@
-//! OCI runtime and shim.
+//! OCI runtime and shim, synchronous; builds the program `corten-runtime`.
+//!
+//! [`client`] is what the daemon uses, [`spec`] makes the configuration of a container, [`cgroup`] reads what the
+//! kernel counts. Everything else runs in the shim.
+
+mod channel;
+pub mod client;
+pub mod fault;
+pub mod seccomp;
+pub mod spec;

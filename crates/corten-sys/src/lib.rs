@@ -1,1 +1,6 @@
-//! System calls as safe, synchronous functions; the only crate with unsafe code.
+//! System calls as safe, RAII, synchronous functions; the only crate with unsafe code. No policy, no logging.
+
+pub mod memfd;
+pub mod process;
+pub mod seccomp;
+pub mod seqpacket;

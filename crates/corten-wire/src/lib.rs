@@ -3,3 +3,5 @@
 pub mod api;
 pub mod distribution;
 pub mod oci_image;
+pub mod oci_runtime;
+pub mod shim;
