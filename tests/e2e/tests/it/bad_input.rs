@@ -40,7 +40,7 @@ fn the_daemon_survives_garbage() {
 #[test]
 fn archives_that_attack() {
     let daemon = Daemon::start();
-    daemon.docker(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]).ok();
+    daemon.docker(["run", "-d", "--name", "cc", "busybox", "sleep", "1000"]).ok();
     let outside = tempfile::tempdir().unwrap();
     let target = outside.path().join("owned");
     let target_text = target.display().to_string();
@@ -76,7 +76,7 @@ for n, c in enumerate(cases):
     for n in 0..6 {
         let tar = std::fs::read(outside.path().join(format!("{n}.tar"))).unwrap();
         for path in [
-            "/containers/c/archive?path=/tmp",
+            "/containers/cc/archive?path=/tmp",
             "/images/load",
             "/images/create?fromSrc=-&repo=evil",
             "/build",
@@ -93,16 +93,16 @@ for n, c in enumerate(cases):
             assert_eq!(std::fs::read("/etc/passwd").unwrap(), passwd, "{n} {path}");
         }
     }
-    daemon.docker(["exec", "c", "true"]).ok();
+    daemon.docker(["exec", "cc", "true"]).ok();
 }
 
 #[test]
 fn a_name_conflict_leaves_the_first() {
     let daemon = Daemon::start();
-    let id = daemon.docker(["create", "--name", "x", "busybox"]).ok();
-    let refused = daemon.docker(["create", "--name", "x", "busybox"]).fails(1);
+    let id = daemon.docker(["create", "--name", "xx", "busybox", "true"]).ok();
+    let refused = daemon.docker(["create", "--name", "xx", "busybox", "true"]).fails(1);
     assert!(
-        refused.contains(&format!("The container name \"/x\" is already in use by container \"{id}\"")),
+        refused.contains(&format!("The container name \"/xx\" is already in use by container \"{id}\"")),
         "{refused}"
     );
     assert_eq!(daemon.docker(["ps", "-aq", "--no-trunc"]).ok(), id);

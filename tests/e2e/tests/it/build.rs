@@ -78,7 +78,7 @@ fn failures_say_what_failed_and_leave_nothing() {
     ] {
         write_tree(dir.path(), &[("Dockerfile", dockerfile)]).unwrap();
         for client in [Client::Docker, Client::Corten] {
-            let ran = daemon.run_with(client, ["build", &context], b"");
+            let ran = daemon.run_with(client, ["build", "--force-rm", &context], b"");
             assert!(
                 ran.code != 0 && ran.stderr.contains(want),
                 "{client:?} {dockerfile:?}: {} {}",

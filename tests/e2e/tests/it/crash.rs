@@ -7,7 +7,7 @@ fn containers_outlive_the_daemon() {
     let mut daemon = Daemon::start();
     let script = "i=0; while :; do echo $i; i=$((i+1)); usleep 10000; done";
     daemon
-        .docker(["run", "-d", "--name", "c", "-p", "127.0.0.1:18080:80", "busybox", "sh", "-c", script])
+        .docker(["run", "-d", "--name", "cc", "-p", "127.0.0.1:18080:80", "busybox", "sh", "-c", script])
         .ok();
     daemon
         .docker([
@@ -27,7 +27,7 @@ fn containers_outlive_the_daemon() {
         ])
         .ok();
     daemon.docker(["run", "-d", "--name", "dies", "busybox", "sh", "-c", "sleep 1; exit 33"]).ok();
-    let before = daemon.docker(["inspect", "-f", "{{.State.Pid}} {{.NetworkSettings.IPAddress}}", "c"]).ok();
+    let before = daemon.docker(["inspect", "-f", "{{.State.Pid}} {{.NetworkSettings.IPAddress}}", "cc"]).ok();
     daemon.kill();
     std::thread::sleep(std::time::Duration::from_millis(1500));
     assert_eq!(
@@ -37,16 +37,16 @@ fn containers_outlive_the_daemon() {
     );
     daemon.restart();
     assert_eq!(
-        daemon.docker(["inspect", "-f", "{{.State.Pid}} {{.NetworkSettings.IPAddress}}", "c"]).ok(),
+        daemon.docker(["inspect", "-f", "{{.State.Pid}} {{.NetworkSettings.IPAddress}}", "cc"]).ok(),
         before
     );
     assert_eq!(
         daemon.docker(["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "dies"]).ok(),
         "exited 33"
     );
-    assert_eq!(daemon.docker(["port", "c", "80"]).ok(), "127.0.0.1:18080");
-    daemon.docker(["stop", "-t", "0", "c"]).ok();
-    let logs = daemon.docker(["logs", "c"]).ok();
+    assert_eq!(daemon.docker(["port", "cc", "80"]).ok(), "127.0.0.1:18080");
+    daemon.docker(["stop", "-t", "0", "cc"]).ok();
+    let logs = daemon.docker(["logs", "cc"]).ok();
     let numbers: Vec<u64> = logs.lines().map(|l| l.parse().unwrap()).collect();
     assert!(
         numbers.len() > 100 && numbers.iter().enumerate().all(|(i, n)| i as u64 == *n),
@@ -59,31 +59,31 @@ fn containers_outlive_the_daemon() {
 #[test]
 fn a_graceful_stop_leaves_containers_too() {
     let mut daemon = Daemon::start();
-    daemon.docker(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]).ok();
-    let pid = daemon.docker(["inspect", "-f", "{{.State.Pid}}", "c"]).ok();
+    daemon.docker(["run", "-d", "--name", "cc", "busybox", "sleep", "1000"]).ok();
+    let pid = daemon.docker(["inspect", "-f", "{{.State.Pid}}", "cc"]).ok();
     daemon.stop();
     assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
     daemon.restart();
-    assert_eq!(daemon.docker(["inspect", "-f", "{{.State.Pid}}", "c"]).ok(), pid);
-    daemon.docker(["exec", "c", "true"]).ok();
+    assert_eq!(daemon.docker(["inspect", "-f", "{{.State.Pid}}", "cc"]).ok(), pid);
+    daemon.docker(["exec", "cc", "true"]).ok();
 }
 
 #[test]
 fn a_killed_shim_takes_its_container_along() {
     let daemon = Daemon::start();
-    let id = daemon.docker(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]).ok();
-    let pid: i32 = daemon.docker(["inspect", "-f", "{{.State.Pid}}", "c"]).ok().parse().unwrap();
+    let id = daemon.docker(["run", "-d", "--name", "cc", "busybox", "sleep", "1000"]).ok();
+    let pid: i32 = daemon.docker(["inspect", "-f", "{{.State.Pid}}", "cc"]).ok().parse().unwrap();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let shim: i32 = status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
     let shim = rustix::process::Pid::from_raw(shim).unwrap();
     rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
     daemon.eventually("the daemon notices", || {
-        (daemon.docker(["inspect", "-f", "{{.State.Status}}", "c"]).ok() == "exited").then_some(())
+        (daemon.docker(["inspect", "-f", "{{.State.Status}}", "cc"]).ok() == "exited").then_some(())
     });
     daemon.eventually("the payload is gone", || {
         (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
     });
-    daemon.docker(["start", "c"]).ok();
+    daemon.docker(["start", "cc"]).ok();
     assert_eq!(daemon.docker(["ps", "-q", "--no-trunc"]).ok(), id);
 }
 

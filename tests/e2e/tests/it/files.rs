@@ -53,7 +53,7 @@ fn diff_export_and_commit() {
         .docker([
             "run",
             "--name",
-            "d",
+            "dd",
             "busybox",
             "sh",
             "-c",
@@ -61,18 +61,18 @@ fn diff_export_and_commit() {
         ])
         .ok();
     for client in [Client::Docker, Client::Corten] {
-        let diff = daemon.run_with(client, ["diff", "d"], b"").ok();
+        let diff = daemon.run_with(client, ["diff", "dd"], b"").ok();
         for line in ["A /new", "C /www", "D /www/index.html", "C /etc", "C /etc/passwd"] {
             assert!(diff.lines().any(|l| l == line), "{client:?}: {line} in {diff}");
         }
     }
     let dir = tempfile::tempdir().unwrap();
     let tar = dir.path().join("out.tar").display().to_string();
-    daemon.corten(["export", "-o", &tar, "d"]).ok();
+    daemon.corten(["export", "-o", &tar, "dd"]).ok();
     let listed = std::process::Command::new("tar").args(["tf", &tar]).output().unwrap();
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.lines().any(|l| l == "new") && !listed.contains("www/index.html"), "{listed}");
-    daemon.docker(["commit", "--change", "CMD [\"cat\", \"/new\"]", "-m", "note", "d", "snap:1"]).ok();
+    daemon.docker(["commit", "--change", "CMD [\"cat\", \"/new\"]", "-m", "note", "dd", "snap:1"]).ok();
     assert_eq!(daemon.docker(["run", "--rm", "snap:1"]).ok(), "new");
     assert_eq!(daemon.docker(["run", "--rm", "snap:1", "ls", "/www"]).ok(), "");
     daemon.docker(["import", &tar, "flat:1"]).ok();

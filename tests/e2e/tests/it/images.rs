@@ -26,7 +26,7 @@ fn tags_and_removal() {
     daemon.docker(["tag", "busybox", "me/copy:2"]).ok();
     let listed = daemon.corten(["images", "--format", "{{.Repository}}:{{.Tag}}"]).ok();
     assert!(listed.contains("me/copy:2") && listed.contains("busybox:latest"), "{listed}");
-    daemon.docker(["create", "--name", "user", "busybox"]).ok();
+    daemon.docker(["create", "--name", "user", "busybox", "true"]).ok();
     daemon.docker(["rmi", "me/copy:2"]).ok();
     let refused = daemon.docker(["rmi", "no-such-image"]).fails(1);
     assert!(refused.contains("No such image: no-such-image"), "{refused}");

@@ -121,7 +121,7 @@ fn health_checks() {
             "run",
             "-d",
             "--name",
-            "h",
+            "hh",
             "--health-cmd",
             "test -e /tmp/ok",
             "--health-interval",
@@ -133,9 +133,9 @@ fn health_checks() {
             "1000",
         ])
         .ok();
-    let status = || daemon.docker(["inspect", "-f", "{{.State.Health.Status}}", "h"]).ok();
+    let status = || daemon.docker(["inspect", "-f", "{{.State.Health.Status}}", "hh"]).ok();
     daemon.eventually("unhealthy", || (status() == "unhealthy").then_some(()));
-    daemon.docker(["exec", "h", "touch", "/tmp/ok"]).ok();
+    daemon.docker(["exec", "hh", "touch", "/tmp/ok"]).ok();
     daemon.eventually("healthy", || (status() == "healthy").then_some(()));
     assert!(
         daemon
@@ -148,11 +148,11 @@ fn health_checks() {
 #[test]
 fn an_init_reaps_and_forwards() {
     let daemon = Daemon::start();
-    daemon.docker(["run", "-d", "--init", "--name", "i", "busybox", "sleep", "1000"]).ok();
-    assert!(daemon.docker(["exec", "i", "cat", "/proc/1/comm"]).ok().contains("init"));
-    daemon.docker(["stop", "-t", "5", "i"]).ok();
+    daemon.docker(["run", "-d", "--init", "--name", "ii", "busybox", "sleep", "1000"]).ok();
+    assert!(daemon.docker(["exec", "ii", "cat", "/proc/1/comm"]).ok().contains("init"));
+    daemon.docker(["stop", "-t", "5", "ii"]).ok();
     assert_eq!(
-        daemon.docker(["inspect", "-f", "{{.State.ExitCode}}", "i"]).ok(),
+        daemon.docker(["inspect", "-f", "{{.State.ExitCode}}", "ii"]).ok(),
         "143",
         "sleep died of SIGTERM"
     );

@@ -9,7 +9,7 @@ fn selections() {
         .docker([
             "run",
             "--name",
-            "l",
+            "ll",
             "busybox",
             "sh",
             "-c",
@@ -17,7 +17,7 @@ fn selections() {
         ])
         .ok();
     for client in [Client::Docker, Client::Corten] {
-        let logs = |args: &[&str]| daemon.run_with(client, [&["logs"], args, &["l"]].concat(), b"");
+        let logs = |args: &[&str]| daemon.run_with(client, [&["logs"], args, &["ll"]].concat(), b"");
         let all = logs(&[]);
         assert_eq!((all.stdout.lines().count(), all.stderr.trim()), (5, "bad"), "{client:?}");
         assert_eq!(
@@ -45,15 +45,15 @@ fn following_ends_with_the_container() {
                 "run",
                 "-d",
                 "--name",
-                "f",
+                "ff",
                 "busybox",
                 "sh",
                 "-c",
                 "for i in 1 2 3; do echo $i; sleep 0.3; done",
             ])
             .ok();
-        assert_eq!(daemon.run_with(client, ["logs", "-f", "f"], b"").ok(), "1\n2\n3", "{client:?}");
-        daemon.docker(["rm", "-f", "f"]).ok();
+        assert_eq!(daemon.run_with(client, ["logs", "-f", "ff"], b"").ok(), "1\n2\n3", "{client:?}");
+        daemon.docker(["rm", "-f", "ff"]).ok();
     }
 }
 
@@ -65,7 +65,7 @@ fn rotation_keeps_the_newest() {
         .docker([
             "run",
             "--name",
-            "r",
+            "rr",
             "--log-opt",
             "max-size=100k",
             "--log-opt",
@@ -76,32 +76,32 @@ fn rotation_keeps_the_newest() {
             script,
         ])
         .ok();
-    let logs = daemon.docker(["logs", "r"]).ok();
+    let logs = daemon.docker(["logs", "rr"]).ok();
     assert!(logs.ends_with("line 19999"), "the newest line is there");
     assert!(!logs.contains("line 0\n"), "the oldest is gone");
-    assert_eq!(daemon.docker(["logs", "--tail", "1000", "r"]).ok().lines().count(), 1000);
+    assert_eq!(daemon.docker(["logs", "--tail", "1000", "rr"]).ok().lines().count(), 1000);
 }
 
 #[test]
 fn drivers_none_and_local() {
     let daemon = Daemon::start();
-    daemon.docker(["run", "--name", "n", "--log-driver", "none", "busybox", "echo", "x"]).ok();
+    daemon.docker(["run", "--name", "nn", "--log-driver", "none", "busybox", "echo", "x"]).ok();
     assert!(
-        daemon.docker(["logs", "n"]).fails(1).contains("configured logging driver does not support reading")
+        daemon.docker(["logs", "nn"]).fails(1).contains("configured logging driver does not support reading")
     );
     daemon
-        .docker(["run", "--name", "o", "--log-driver", "local", "busybox", "sh", "-c", "echo x; echo y >&2"])
+        .docker(["run", "--name", "oo", "--log-driver", "local", "busybox", "sh", "-c", "echo x; echo y >&2"])
         .ok();
-    let ran = daemon.docker(["logs", "o"]);
+    let ran = daemon.docker(["logs", "oo"]);
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("x\n", "y\n"));
 }
 
 #[test]
 fn many_lines_lose_nothing() {
     let daemon = Daemon::start();
-    daemon.docker(["run", "-d", "--name", "m", "busybox", "seq", "1", "200000"]).ok();
-    daemon.docker(["wait", "m"]).ok();
-    let logs = daemon.corten(["logs", "m"]).ok();
+    daemon.docker(["run", "-d", "--name", "mm", "busybox", "seq", "1", "200000"]).ok();
+    daemon.docker(["wait", "mm"]).ok();
+    let logs = daemon.corten(["logs", "mm"]).ok();
     assert_eq!(logs.lines().count(), 200_000);
     assert_eq!(logs.lines().last(), Some("200000"));
 }

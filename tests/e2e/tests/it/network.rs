@@ -5,8 +5,8 @@ use corten_testkit::Daemon;
 #[test]
 fn default_bridge() {
     let daemon = Daemon::start();
-    daemon.docker(["run", "-d", "--name", "a", "busybox", "sleep", "1000"]).ok();
-    let ip = daemon.docker(["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "a"]).ok();
+    daemon.docker(["run", "-d", "--name", "aa", "busybox", "sleep", "1000"]).ok();
+    let ip = daemon.docker(["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "aa"]).ok();
     assert!(ip.starts_with("172.17.0."), "{ip}");
     daemon.docker(["run", "--rm", "busybox", "ping", "-c1", "-W2", &ip]).ok();
     daemon.docker(["run", "--rm", "busybox", "ping", "-c1", "-W2", "172.17.0.1"]).ok();

@@ -87,10 +87,10 @@ fn interactive_terminal() {
 #[test]
 fn interactive_exec() {
     let daemon = Daemon::start();
-    daemon.docker(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]).ok();
+    daemon.docker(["run", "-d", "--name", "cc", "busybox", "sleep", "1000"]).ok();
     for client in [Client::Docker, Client::Corten] {
         let (shown, code) =
-            on_terminal(&daemon, client, &["exec", "-it", "c", "sh"], b"tty; echo $((6*7)); exit 6\n");
+            on_terminal(&daemon, client, &["exec", "-it", "cc", "sh"], b"tty; echo $((6*7)); exit 6\n");
         assert!(shown.contains("/dev/pts/") && shown.contains("42"), "{client:?}: {shown}");
         assert_eq!(code, 6, "{client:?}");
     }
@@ -110,22 +110,22 @@ fn detach_keys_leave_the_container_running() {
 #[test]
 fn exec_options() {
     let daemon = Daemon::start();
-    daemon.docker(["run", "-d", "--name", "c", "busybox", "sleep", "1000"]).ok();
+    daemon.docker(["run", "-d", "--name", "cc", "busybox", "sleep", "1000"]).ok();
     for client in [Client::Docker, Client::Corten] {
         let exec = |args: &[&str], stdin: &[u8]| daemon.run_with(client, [&["exec"], args].concat(), stdin);
         assert_eq!(
-            exec(&["-e", "A=7", "-w", "/tmp", "-u", "alice", "c", "sh", "-c", "echo $A; pwd; id -un"], b"")
+            exec(&["-e", "A=7", "-w", "/tmp", "-u", "alice", "cc", "sh", "-c", "echo $A; pwd; id -un"], b"")
                 .ok(),
             "7\n/tmp\nalice"
         );
-        assert_eq!(exec(&["-i", "c", "cat"], b"through").ok(), "through");
-        assert_eq!(exec(&["c", "sh", "-c", "echo e >&2; exit 7"], b"").fails(7), "e");
-        assert!(exec(&["c", "nope"], b"").fails(127).contains("executable file not found"));
-        exec(&["-d", "c", "touch", "/tmp/detached"], b"").ok();
+        assert_eq!(exec(&["-i", "cc", "cat"], b"through").ok(), "through");
+        assert_eq!(exec(&["cc", "sh", "-c", "echo e >&2; exit 7"], b"").fails(7), "e");
+        assert!(exec(&["cc", "nope"], b"").fails(127).contains("executable file not found"));
+        exec(&["-d", "cc", "touch", "/tmp/detached"], b"").ok();
         daemon.eventually("the detached exec", || {
-            (exec(&["c", "test", "-e", "/tmp/detached"], b"").code == 0).then_some(())
+            (exec(&["cc", "test", "-e", "/tmp/detached"], b"").code == 0).then_some(())
         });
-        exec(&["c", "rm", "/tmp/detached"], b"").ok();
+        exec(&["cc", "rm", "/tmp/detached"], b"").ok();
     }
 }
 
@@ -134,10 +134,10 @@ fn attach_sees_output_and_exit_code() {
     let daemon = Daemon::start();
     for client in [Client::Docker, Client::Corten] {
         daemon
-            .docker(["run", "-d", "-i", "--name", "a", "busybox", "sh", "-c", "read x; echo got $x; exit 4"])
+            .docker(["run", "-d", "-i", "--name", "aa", "busybox", "sh", "-c", "read x; echo got $x; exit 4"])
             .ok();
-        let ran = daemon.run_with(client, ["attach", "a"], b"it\n");
+        let ran = daemon.run_with(client, ["attach", "aa"], b"it\n");
         assert_eq!((ran.code, ran.stdout.trim()), (4, "got it"), "{client:?}: {}", ran.stderr);
-        daemon.docker(["rm", "a"]).ok();
+        daemon.docker(["rm", "aa"]).ok();
     }
 }

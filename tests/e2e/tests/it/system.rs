@@ -39,7 +39,9 @@ fn api_versions() {
 #[test]
 fn events_are_told() {
     let daemon = Daemon::start();
-    daemon.docker(["run", "--rm", "--name", "e", "busybox", "true"]).ok();
+    daemon.docker(["run", "--rm", "--name", "ee", "busybox", "true"]).ok();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let until = (now.as_secs() + 1).to_string();
     for client in [Client::Docker, Client::Corten] {
         let ran = daemon.run_with(
             client,
@@ -48,7 +50,7 @@ fn events_are_told() {
                 "--since",
                 "5m",
                 "--until",
-                "0s",
+                &until,
                 "--filter",
                 "type=container",
                 "--format",

@@ -26,10 +26,10 @@ fn named_volumes_keep_and_copy_up() {
             .ok(),
         ""
     );
-    daemon.docker(["run", "-d", "--name", "u", "-v", "data:/v", "busybox", "sleep", "1000"]).ok();
+    daemon.docker(["run", "-d", "--name", "uu", "-v", "data:/v", "busybox", "sleep", "1000"]).ok();
     assert!(daemon.docker(["volume", "rm", "data"]).fails(1).contains("volume is in use"));
-    assert_eq!(daemon.docker(["run", "--rm", "--volumes-from", "u", "busybox", "cat", "/v/f"]).ok(), "kept");
-    daemon.docker(["rm", "-f", "u"]).ok();
+    assert_eq!(daemon.docker(["run", "--rm", "--volumes-from", "uu", "busybox", "cat", "/v/f"]).ok(), "kept");
+    daemon.docker(["rm", "-f", "uu"]).ok();
     daemon.docker(["volume", "rm", "data", "fresh", "empty"]).ok();
     assert_eq!(daemon.docker(["volume", "ls", "-q"]).ok(), "");
 }
@@ -37,9 +37,9 @@ fn named_volumes_keep_and_copy_up() {
 #[test]
 fn anonymous_volumes_go_with_rm_v() {
     let daemon = Daemon::start();
-    daemon.docker(["run", "--name", "a", "-v", "/anon", "busybox", "touch", "/anon/x"]).ok();
+    daemon.docker(["run", "--name", "aa", "-v", "/anon", "busybox", "touch", "/anon/x"]).ok();
     assert_eq!(daemon.docker(["volume", "ls", "-q"]).ok().lines().count(), 1);
-    daemon.docker(["rm", "-v", "a"]).ok();
+    daemon.docker(["rm", "-v", "aa"]).ok();
     assert_eq!(daemon.docker(["volume", "ls", "-q"]).ok(), "");
     daemon.docker(["run", "--rm", "-v", "/anon", "busybox", "true"]).ok();
     assert_eq!(daemon.docker(["volume", "ls", "-q"]).ok(), "", "--rm takes them along");
