@@ -15,6 +15,7 @@
 pub mod client;
 pub mod credentials;
 pub mod error;
+pub mod server;
 
 pub use client::config::{ClientConfig, InsecureRegistries, ProxyConfig};
 pub use client::pull::{BlobStream, Manifest, ManifestHead};
@@ -22,3 +23,7 @@ pub use client::push::{BlobSource, Progress};
 pub use client::{Client, LoginOutcome, Repository, Target};
 pub use credentials::Credentials;
 pub use error::{ApiError, RegistryError, TransportError};
+pub use server::{ServerConfig, ServerError, serve};
+
+#[cfg(test)]
+mod tests;
