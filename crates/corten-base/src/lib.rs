@@ -8,6 +8,7 @@ pub mod digest;
 pub mod event;
 pub mod fs;
 pub mod id;
+pub mod ignore;
 pub mod kind;
 pub mod platform;
 pub mod reference;

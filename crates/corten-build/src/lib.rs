@@ -12,6 +12,7 @@
 //! instruction, content) to it in tables that only we write, so that no pulled image can claim to be a cached
 //! step (CVE-2024-24557). Everything here blocks; nothing here is async.
 
+pub mod dockerfile;
 mod request;
 mod step;
 
