@@ -6,5 +6,7 @@
 mod channel;
 pub mod client;
 pub mod fault;
+pub mod init;
 pub mod seccomp;
+mod shim;
 pub mod spec;

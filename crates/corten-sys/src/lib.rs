@@ -4,3 +4,4 @@ pub mod memfd;
 pub mod process;
 pub mod seccomp;
 pub mod seqpacket;
+pub mod signal;

@@ -1,0 +1,3 @@
+//! The shim: one small process per container.
+
+mod log;
