@@ -99,6 +99,12 @@ pub enum NetError {
         /// Which.
         link: String,
     },
+    /// The parent of a macvlan network does not exist.
+    #[error("invalid subinterface vlan name {link}, example formatting is eth0.10")]
+    NoParent {
+        /// Which.
+        link: String,
+    },
     /// The network is not known here.
     #[error("network {id} not found")]
     NoNetwork {
@@ -211,6 +217,7 @@ impl NetError {
             | Self::InvalidLinkName { .. }
             | Self::InvalidSysctl { .. }
             | Self::InvalidInstance { .. }
+            | Self::NoParent { .. }
             | Self::PoolsExhausted => Kind::InvalidArgument,
             Self::UnknownDriver { .. } | Self::NoNetwork { .. } | Self::NoSandbox { .. } => Kind::NotFound,
             Self::UnsupportedDriver { .. } => Kind::Unsupported,

@@ -26,10 +26,19 @@
 //! serves every container's 127.0.0.11. Both end with the last [`Net`].
 
 mod config;
+mod dns;
 mod endpoint;
 mod error;
+mod ipam;
 mod net;
 mod network;
+mod nft;
+mod nla;
+mod plan;
+mod ports;
+mod route;
+mod sandbox;
+mod state;
 
 pub use config::{AddressPool, DefaultBridge, NetConfig};
 pub use endpoint::{

@@ -1,94 +1,321 @@
 //! The handle of the crate: takes requests, decides under one lock, acts outside of it.
+//!
+//! Locks, always taken in this order and never across a wait for another thread: `state`, `host` (rtnetlink of the
+//! host), `filter` (the nft table).
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use corten_base::Id;
+use ipnet::IpNet;
 
-use crate::config::NetConfig;
+use crate::config::{AddressPool, NetConfig};
+use crate::dns::Dns;
 use crate::endpoint::{EndpointRecord, EndpointSpec, InterfaceStats, SandboxSpec};
 use crate::error::NetError;
+use crate::ipam;
 use crate::network::{NetworkRecord, NetworkSpec};
+use crate::nft::{Table, TableFamily};
+use crate::plan;
+use crate::route::{Link, Rtnetlink};
+use crate::sandbox::{Sandboxes, read_setting, write_setting};
+use crate::state::State;
+
+mod link;
+mod restore;
 
 /// Networks, sandboxes, endpoints and ports of one daemon. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Net {
-    config: std::sync::Arc<NetConfig>,
+pub struct Net(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: NetConfig,
+    pools: Vec<AddressPool>,
+    mtu: u32,
+    state: Mutex<State>,
+    host: Mutex<Rtnetlink>,
+    filter: Option<Mutex<Table>>,
+    sandboxes: Sandboxes,
+    dns: Dns,
 }
 
 impl Net {
     /// Opens the kernel interfaces in the calling thread's network namespace, switches forwarding on and makes the
     /// daemon's nft table.
     pub fn open(config: NetConfig) -> Result<Self, NetError> {
-        Ok(Self { config: std::sync::Arc::new(config) })
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        if config.instance.is_empty() || config.instance.len() > 16 || !config.instance.bytes().all(plain) {
+            return Err(NetError::InvalidInstance { name: config.instance });
+        }
+        let kernel = |action: &'static str| NetError::kernel(action);
+        let mut host = Rtnetlink::open().map_err(kernel("open rtnetlink"))?;
+        let mtu = match config.mtu {
+            Some(mtu) => mtu,
+            None => host.default_mtu().map_err(kernel("find the default route's MTU"))?,
+        };
+        if config.ip_forward {
+            ensure_setting("net/ipv4/ip_forward", "1").map_err(kernel("switch on IP forwarding"))?;
+        }
+        let filter = if config.firewall {
+            let name = format!("corten-{}", config.instance);
+            let mut table = Table::open(TableFamily::Inet, name).map_err(kernel("open nftables"))?;
+            table.ensure(true).map_err(kernel("make the nft table"))?;
+            table.commit(&plan::ruleset(&[], true)).map_err(kernel("make the nft rules"))?;
+            Some(Mutex::new(table))
+        } else {
+            None
+        };
+        let directory = config.exec_root.join("netns");
+        let worker = Rtnetlink::open().map_err(kernel("open rtnetlink"))?;
+        let sandboxes = Sandboxes::open(directory.clone(), config.ready_sandboxes, worker)
+            .map_err(kernel("start the thread of the sandboxes"))?;
+        let dns = Dns::open(directory).map_err(kernel("prepare the name server"))?;
+        let mut pools = if config.address_pools.is_empty() {
+            ipam::default_pools()
+        } else {
+            config.address_pools.clone()
+        };
+        if !pools.iter().any(|p| matches!(p.base, IpNet::V6(_))) {
+            pools.push(ipam::unique_local_pool(config.instance.as_bytes()));
+        }
+        let state = Mutex::new(State::new(config.firewall));
+        Ok(Self(Arc::new(Inner {
+            config,
+            pools,
+            mtu,
+            state,
+            host: Mutex::new(host),
+            filter,
+            sandboxes,
+            dns,
+        })))
     }
 
     /// Makes the default bridge network under this id, or takes over the link that is there; `None` for
     /// `--bridge=none`.
     pub fn ensure_default_network(&self, id: Id) -> Result<Option<NetworkRecord>, NetError> {
-        self.config.default_network(id).map(|spec| self.create_network(spec)).transpose()
+        let Some(mut spec) = self.0.config.default_network(id) else { return Ok(None) };
+        if let Some(mtu) = spec.options.get_mut(crate::network::option::MTU) {
+            *mtu = self.0.config.mtu.unwrap_or(self.0.mtu).to_string();
+        }
+        self.create(spec, true).map(Some)
     }
 
     /// Validates the wish, picks subnets, makes the link and the rules.
     pub fn create_network(&self, spec: NetworkSpec) -> Result<NetworkRecord, NetError> {
-        Err(NetError::UnsupportedDriver { driver: spec.driver })
+        self.create(spec, false)
+    }
+
+    fn create(&self, spec: NetworkSpec, routes_are_ours: bool) -> Result<NetworkRecord, NetError> {
+        let routes = lock(&self.0.host).routes().map_err(NetError::kernel("list routes"))?;
+        let own = self.own_link(&spec, routes_are_ours)?;
+        let avoid: Vec<IpNet> = routes
+            .iter()
+            .filter(|r| r.destination.prefix_len() != 0 && (own.is_none() || r.link != own))
+            .map(|r| r.destination)
+            .collect();
+        let record = lock(&self.0.state).add_network(spec, &self.0.pools, &avoid)?;
+        let made = self.0.ensure_link(&record).and_then(|()| self.0.commit_rules());
+        if let Err(error) = made {
+            // The first error is the one to tell; what cannot be undone now is swept away at the next start.
+            let _ = self.remove_network(&record.id);
+            return Err(error);
+        }
+        Ok(record)
+    }
+
+    /// The default bridge's own routes are no reason to avoid its subnet.
+    fn own_link(&self, spec: &NetworkSpec, wanted: bool) -> Result<Option<u32>, NetError> {
+        let name = spec.options.get(crate::network::option::BRIDGE_NAME).filter(|_| wanted);
+        let Some(name) = name else { return Ok(None) };
+        let link = lock(&self.0.host).link(name).map_err(NetError::kernel(format!("look up {name}")))?;
+        Ok(link.map(|l| l.index))
     }
 
     /// Takes the link and the rules away; refuses while endpoints are attached. Unknown networks are no error.
     pub fn remove_network(&self, network: &Id) -> Result<(), NetError> {
-        Err(NetError::NoNetwork { id: network.to_string() })
+        let Some(record) = lock(&self.0.state).forget_network(network)? else { return Ok(()) };
+        self.0.commit_rules()?;
+        self.0.ensure_no_link(&record)
     }
 
-    /// Takes over what an earlier daemon left: networks are made again where something is missing, endpoints of
-    /// running containers keep their addresses, ports and names, everything without a record is swept away.
-    /// Failures of single networks or endpoints are returned, not fatal.
-    pub fn restore(
-        &self,
-        networks: &[NetworkRecord],
-        endpoints: &[EndpointRecord],
-        sandboxes: &[SandboxSpec],
-    ) -> Result<Vec<NetError>, NetError> {
-        let _ = (networks, endpoints, sandboxes);
-        Ok(Vec::new())
-    }
-
-    /// A network namespace with `lo` up for the container; the path of its file. Idempotent.
+    /// A network namespace with `lo` up for the container; the path of its file. Idempotent. The settings that Docker
+    /// gives every container are made there: unprivileged ports start at 0, everybody may ping.
     pub fn ensure_sandbox(&self, spec: SandboxSpec) -> Result<PathBuf, NetError> {
-        Err(NetError::NoSandbox { id: spec.container })
+        let made = self.0.sandboxes.ensure(&spec.container);
+        let path = made.map_err(NetError::kernel("make a network namespace"))?;
+        lock(&self.0.state).sandboxes.insert(spec.container.clone(), spec);
+        Ok(path)
     }
 
-    /// Forgets the container's namespace. Idempotent. Links inside go with it.
+    /// Forgets the container's namespace, and endpoints that still are in it. Idempotent.
     pub fn ensure_no_sandbox(&self, container: &Id) -> Result<(), NetError> {
-        Err(NetError::NoSandbox { id: container.clone() })
+        let left: Vec<EndpointRecord> = lock(&self.0.state).endpoints_of(container).cloned().collect();
+        for endpoint in &left {
+            self.detach(endpoint)?;
+        }
+        lock(&self.0.state).sandboxes.remove(container);
+        self.0.dns.stop(container);
+        self.0.sandboxes.ensure_none(container).map_err(NetError::kernel("forget a network namespace"))
     }
 
     /// Where the container's namespace is (`NetworkSettings.SandboxKey`), whether or not it exists.
     #[must_use]
     pub fn sandbox_path(&self, container: &Id) -> PathBuf {
-        self.config.exec_root.join("netns").join(container.short())
+        self.0.sandboxes.path(container)
     }
 
     /// Connects a sandbox to a network: address, link, routes, ports, names. All or nothing.
     pub fn attach(&self, spec: EndpointSpec) -> Result<EndpointRecord, NetError> {
-        Err(NetError::NoSandbox { id: spec.container })
+        let sysctls = link::parse_sysctls(&spec.sysctls)?;
+        let (record, network, plan) = {
+            let mut state = lock(&self.0.state);
+            let record = state.add_endpoint(&spec)?;
+            let network = state.network(&spec.network)?.clone();
+            let plan = link::Plan::new(&state, &record, &network, self.0.mtu, sysctls);
+            (record, network, plan)
+        };
+        let connected = self.0.connect(&record, &network, plan).and_then(|()| self.0.open_ports(&record));
+        if let Err(error) = connected {
+            // As above: the first error is the one to tell.
+            let _ = self.detach(&record);
+            return Err(error);
+        }
+        Ok(record)
     }
 
-    /// Disconnects it. Idempotent. The link itself goes behind the caller's back.
+    /// Disconnects it. Idempotent. In a sandbox that has no other endpoint the link goes behind the caller's back.
     pub fn detach(&self, endpoint: &EndpointRecord) -> Result<(), NetError> {
-        Err(NetError::NoSandbox { id: endpoint.container.clone() })
+        let (publications, last, routes) = {
+            let mut state = lock(&self.0.state);
+            let Some(known) = state.endpoints.get(&endpoint.id).cloned() else { return Ok(()) };
+            let publications = state.publications(&known);
+            let before = link::default_routes(&state, &known.container);
+            // Addresses and ports stay taken until nothing leads to them any more; the record goes first, so that
+            // the routes of the others can be worked out.
+            state.endpoints.remove(&endpoint.id);
+            let last = state.endpoints_of(&known.container).next().is_none();
+            let routes = link::changed_routes(&before, &link::default_routes(&state, &known.container));
+            state.endpoints.insert(known.id.clone(), known);
+            (publications, last, routes)
+        };
+        self.0.dns.forget(&endpoint.network, &endpoint.id);
+        let closed = self.0.close_ports(&publications);
+        let cut = self.0.disconnect(endpoint, last, &routes);
+        let mut state = lock(&self.0.state);
+        state.forget_endpoint(&endpoint.id);
+        let view = link::view(&state, &endpoint.container);
+        drop(state);
+        self.0.dns.set_view(&endpoint.container, view);
+        closed.and(cut)
     }
 
     /// Replaces the names that others find the endpoint by (after a rename).
     pub fn rename_endpoint(&self, endpoint: &Id, name: &str, dns_names: &[String]) {
-        let _ = (endpoint, name, dns_names);
+        let mut state = lock(&self.0.state);
+        let Some(record) = state.endpoints.get_mut(endpoint) else { return };
+        record.name = name.to_owned();
+        record.dns_names = dns_names.to_vec();
+        let record = record.clone();
+        let network =
+            state.networks.get(&record.network).filter(|n| n.resolves_names()).map(|n| n.name.clone());
+        drop(state);
+        if let Some(network) = network {
+            self.0.dns.announce(&record, &network);
+        }
     }
 
-    /// Counters of the container's links, without `lo`.
+    /// Counters of the container's links, without `lo`; only links that have a host side.
     pub fn interface_stats(&self, container: &Id) -> Result<Vec<InterfaceStats>, NetError> {
-        Err(NetError::NoSandbox { id: container.clone() })
+        let mut endpoints: Vec<(String, String)> = lock(&self.0.state)
+            .endpoints_of(container)
+            .filter(|e| !e.host_link.is_empty())
+            .map(|e| (e.ifname.clone(), e.host_link.clone()))
+            .collect();
+        endpoints.sort();
+        let mut host = lock(&self.0.host);
+        let mut stats = Vec::new();
+        for (name, host_link) in endpoints {
+            let link =
+                host.link(&host_link).map_err(NetError::kernel(format!("read counters of {host_link}")))?;
+            if let Some(link) = link {
+                stats.push(mirrored(name, &link));
+            }
+        }
+        Ok(stats)
     }
 
     /// Makes the daemon's rules again if somebody removed them; true if it had to.
     pub fn verify(&self) -> Result<bool, NetError> {
-        Ok(false)
+        let Some(filter) = &self.0.filter else { return Ok(false) };
+        let state = lock(&self.0.state);
+        let networks: Vec<&NetworkRecord> = state.networks.values().collect();
+        let expected = plan::rule_count(&networks);
+        let mut table = lock(filter);
+        if table.is_intact(expected).map_err(NetError::kernel("read the nft table"))? {
+            return Ok(false);
+        }
+        let mut commands = plan::ruleset(&networks, true);
+        let ports: Vec<plan::Publication> =
+            state.endpoints.values().flat_map(|e| state.publications(e)).collect();
+        commands.extend(plan::publish(&ports));
+        table.ensure(true).map_err(NetError::kernel("make the nft table"))?;
+        table.commit(&commands).map_err(NetError::kernel("make the nft rules"))?;
+        Ok(true)
     }
+}
+
+impl Inner {
+    /// The rules for the networks as they are now; ports stay.
+    fn commit_rules(&self) -> Result<(), NetError> {
+        let Some(filter) = &self.filter else { return Ok(()) };
+        let state = lock(&self.state);
+        let networks: Vec<&NetworkRecord> = state.networks.values().collect();
+        let commands = plan::ruleset(&networks, false);
+        lock(filter).commit(&commands).map_err(NetError::kernel("make the nft rules"))
+    }
+
+    fn open_ports(&self, record: &EndpointRecord) -> Result<(), NetError> {
+        let publications = lock(&self.state).publications(record);
+        let Some(filter) = self.filter.as_ref().filter(|_| !publications.is_empty()) else { return Ok(()) };
+        lock(filter).commit(&plan::publish(&publications)).map_err(NetError::kernel("publish ports"))
+    }
+
+    fn close_ports(&self, publications: &[plan::Publication]) -> Result<(), NetError> {
+        let Some(filter) = self.filter.as_ref().filter(|_| !publications.is_empty()) else { return Ok(()) };
+        match lock(filter).commit(&plan::unpublish(publications)) {
+            // Not published yet, when an attachment is undone; or somebody flushed the table.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome.map_err(NetError::kernel("take published ports back")),
+        }
+    }
+}
+
+/// The host side's counters as the container sees them.
+fn mirrored(name: String, link: &Link) -> InterfaceStats {
+    let [rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped] =
+        link.counters;
+    InterfaceStats {
+        name,
+        rx_bytes: tx_bytes,
+        rx_packets: tx_packets,
+        rx_errors: tx_errors,
+        rx_dropped: tx_dropped,
+        tx_bytes: rx_bytes,
+        tx_packets: rx_packets,
+        tx_errors: rx_errors,
+        tx_dropped: rx_dropped,
+    }
+}
+
+/// Writes a setting of the host unless it is so already (it may be read-only then).
+fn ensure_setting(path: &str, value: &str) -> io::Result<()> {
+    if read_setting(path).is_ok_and(|v| v == value) { Ok(()) } else { write_setting(path, value) }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded is kept consistent by plain assignments; a panic elsewhere leaves nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

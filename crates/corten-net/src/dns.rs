@@ -1,0 +1,178 @@
+//! The name server of containers on user-defined networks, at 127.0.0.11 inside each sandbox.
+//!
+//! Names of containers are answered here, everything else goes to the host's name servers. Wire format:
+//! `simple-dns`. One thread (`net-dns`) serves all sandboxes; it starts with the first.
+//!
+//! ```text
+//! container ──53──▶ nft in the sandbox rewrites the port ──▶ our socket on 127.0.0.11:<any>, inside the sandbox
+//!                                                              │ name known in a network of the container: answer
+//!                                                              ▼ else
+//!                                            socket in the sandbox (or the host, for its loopback) ──▶ upstream
+//! ```
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use corten_base::Id;
+use corten_sys::netns;
+use rustix::event::EventfdFlags;
+
+use crate::endpoint::EndpointRecord;
+use crate::nft::{Table, TableFamily};
+use crate::plan;
+
+mod server;
+mod zones;
+
+pub(crate) use zones::View;
+use zones::Zones;
+
+/// Where containers ask.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+
+/// The sockets of one sandbox.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+impl Listener {
+    /// Opens the sockets in the calling thread's namespace, and leads port 53 of 127.0.0.11 to them.
+    pub(crate) fn open_here() -> io::Result<Self> {
+        let udp = UdpSocket::bind((ADDRESS, 0))?;
+        let tcp = TcpListener::bind((ADDRESS, 0))?;
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        let mut table = Table::open(TableFamily::Ip, "corten-dns".to_owned())?;
+        table.commit(&plan::sandbox_dns(udp.local_addr()?.port(), tcp.local_addr()?.port()))?;
+        Ok(Self { udp, tcp })
+    }
+}
+
+/// What the thread is told.
+#[derive(Debug)]
+enum Order {
+    Serve(Id, Listener),
+    Stop(Id),
+}
+
+/// The handle.
+#[derive(Debug)]
+pub(crate) struct Dns {
+    zones: Arc<Mutex<Zones>>,
+    served: Mutex<HashSet<Id>>,
+    running: Mutex<Option<Running>>,
+    directory: PathBuf,
+    home: Arc<OwnedFd>,
+}
+
+#[derive(Debug)]
+struct Running {
+    orders: Option<Sender<Order>>,
+    wake: Arc<OwnedFd>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Dns {
+    /// `directory` holds the sandboxes' namespaces. The calling thread's namespace is the host.
+    pub(crate) fn open(directory: PathBuf) -> io::Result<Self> {
+        Ok(Self {
+            zones: Arc::default(),
+            served: Mutex::default(),
+            running: Mutex::default(),
+            directory,
+            home: Arc::new(netns::current()?),
+        })
+    }
+
+    /// Whether the sandbox has its sockets.
+    pub(crate) fn serves(&self, container: &Id) -> bool {
+        lock(&self.served).contains(container)
+    }
+
+    /// Answers on these sockets from now on.
+    pub(crate) fn serve(&self, container: &Id, listener: Listener) -> io::Result<()> {
+        let mut running = lock(&self.running);
+        if running.is_none() {
+            *running = Some(self.start()?);
+        }
+        if let Some(running) = running.as_ref() {
+            running.order(Order::Serve(container.clone(), listener))?;
+        }
+        lock(&self.served).insert(container.clone());
+        Ok(())
+    }
+
+    /// Closes the sandbox's sockets, which keep its namespace alive.
+    pub(crate) fn stop(&self, container: &Id) {
+        lock(&self.zones).set_view(container, None);
+        if !lock(&self.served).remove(container) {
+            return;
+        }
+        if let Some(running) = lock(&self.running).as_ref() {
+            // A thread that has ended has closed its sockets.
+            let _ = running.order(Order::Stop(container.clone()));
+        }
+    }
+
+    /// Makes an endpoint known by its names, instead of the names it had.
+    pub(crate) fn announce(&self, record: &EndpointRecord, network_name: &str) {
+        lock(&self.zones).announce(record, network_name);
+    }
+
+    /// Makes it unknown.
+    pub(crate) fn forget(&self, network: &Id, endpoint: &Id) {
+        lock(&self.zones).forget(network, endpoint);
+    }
+
+    /// What a container sees, from now on.
+    pub(crate) fn set_view(&self, container: &Id, view: Option<View>) {
+        lock(&self.zones).set_view(container, view);
+    }
+
+    fn start(&self) -> io::Result<Running> {
+        let wake = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (orders, queue) = mpsc::channel();
+        let server = server::Server::new(
+            Arc::clone(&self.zones),
+            queue,
+            Arc::clone(&wake),
+            self.directory.clone(),
+            Arc::clone(&self.home),
+        )?;
+        let thread = std::thread::Builder::new()
+            .name("net-dns".into())
+            .stack_size(256 * 1024)
+            .spawn(move || server.run())?;
+        Ok(Running { orders: Some(orders), wake, thread: Some(thread) })
+    }
+}
+
+impl Running {
+    fn order(&self, order: Order) -> io::Result<()> {
+        let orders = self.orders.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+        orders.send(order).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        rustix::io::write(&self.wake, &1u64.to_ne_bytes())?;
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.orders = None;
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

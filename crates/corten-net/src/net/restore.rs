@@ -1,0 +1,105 @@
+//! Taking over what an earlier daemon left, and sweeping away what nobody knows any more.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use corten_base::Id;
+use corten_sys::netns;
+
+use super::{Net, link, lock};
+use crate::dns::Listener;
+use crate::endpoint::{EndpointRecord, SandboxSpec};
+use crate::error::NetError;
+use crate::network::NetworkRecord;
+use crate::route::Changes;
+
+impl Net {
+    /// Takes over what an earlier daemon left: networks are made again where something is missing, endpoints of
+    /// running containers keep their addresses, ports and names, everything without a record is swept away.
+    /// Failures of single networks or endpoints are returned, not fatal.
+    ///
+    /// The default network is not among `networks`: [`Net::ensure_default_network`] comes before.
+    pub fn restore(
+        &self,
+        networks: &[NetworkRecord],
+        endpoints: &[EndpointRecord],
+        sandboxes: &[SandboxSpec],
+    ) -> Result<Vec<NetError>, NetError> {
+        let mut failures = Vec::new();
+        for network in networks {
+            let taken = lock(&self.0.state).restore_network(network);
+            if let Err(error) = taken.and_then(|()| self.0.ensure_link(network)) {
+                failures.push(error);
+            }
+        }
+        self.0.commit_rules()?;
+        {
+            let mut state = lock(&self.0.state);
+            for sandbox in sandboxes {
+                state.sandboxes.insert(sandbox.container.clone(), sandbox.clone());
+            }
+            failures.extend(endpoints.iter().filter_map(|e| state.restore_endpoint(e).err()));
+        }
+        for endpoint in endpoints {
+            if let Err(error) = self.0.open_ports(endpoint).and_then(|()| self.restore_names(endpoint)) {
+                failures.push(error);
+            }
+        }
+        self.sweep()?;
+        Ok(failures)
+    }
+
+    fn restore_names(&self, endpoint: &EndpointRecord) -> Result<(), NetError> {
+        let (view, network) = {
+            let state = lock(&self.0.state);
+            (link::view(&state, &endpoint.container), state.network(&endpoint.network)?.clone())
+        };
+        if !network.resolves_names() {
+            return Ok(());
+        }
+        if !self.0.dns.serves(&endpoint.container) {
+            self.listen(&endpoint.container)
+                .map_err(NetError::kernel(format!("serve names in the sandbox of {}", endpoint.name)))?;
+        }
+        self.0.dns.announce(endpoint, &network.name);
+        self.0.dns.set_view(&endpoint.container, view);
+        Ok(())
+    }
+
+    fn listen(&self, container: &Id) -> io::Result<()> {
+        let ns = netns::open(&self.0.sandboxes.path(container))?;
+        let listener = netns::run_in(ns.as_fd(), Listener::open_here)?;
+        self.0.dns.serve(container, listener)
+    }
+
+    /// Removes namespaces, ports of our bridges and bridges that have no record.
+    fn sweep(&self) -> Result<(), NetError> {
+        let (containers, host_links, links) = {
+            let state = lock(&self.0.state);
+            let containers: Vec<String> = state.sandboxes.keys().map(|id| id.short().to_owned()).collect();
+            let host_links: Vec<String> = state.endpoints.values().map(|e| e.host_link.clone()).collect();
+            let links: Vec<String> = state.networks.values().map(|n| n.settings.link.clone()).collect();
+            (containers, host_links, links)
+        };
+        let kernel = |action: &'static str| NetError::kernel(action);
+        self.0
+            .sandboxes
+            .sweep(|name| containers.iter().any(|c| c == name))
+            .map_err(kernel("sweep network namespaces"))?;
+        let mut host = lock(&self.0.host);
+        let present = host.links().map_err(kernel("list links"))?;
+        let mark = self.0.mark();
+        let ours: Vec<u32> = present.iter().filter(|l| l.alias == mark).map(|l| l.index).collect();
+        for link in &present {
+            let port = ours.contains(&link.master) && link.kind == "veth" && !host_links.contains(&link.name);
+            let bridge = link.alias == mark && !links.contains(&link.name);
+            if port || bridge {
+                let mut changes = Changes::default();
+                changes.delete_link(link.index);
+                // A namespace that was swept above may take its links with it at this very moment.
+                let _ = host.apply(changes);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,319 @@
+//! nftables by nfnetlink: commands, their encoding, and atomic commits.
+//!
+//! A commit is one batch: the kernel takes all of it or none. Only what our rules need is here; listing is limited to
+//! the question whether our table is as we left it.
+
+use std::io;
+
+use corten_sys::netlink::Family as NetlinkFamily;
+
+use crate::nla::{Attributes, Batch, Conversation, flag, u32_of};
+
+mod expr;
+pub(crate) mod shorthand;
+
+pub(crate) use expr::{Base, Expr, Meta};
+
+/// Address family of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TableFamily {
+    /// IPv4 and IPv6.
+    Inet,
+    /// IPv4.
+    Ip,
+}
+
+/// Where a base chain sees packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Prerouting,
+    Forward,
+    Output,
+    Postrouting,
+}
+
+/// What a base chain may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChainKind {
+    Filter,
+    Nat,
+}
+
+/// The types of set keys and map values; sizes and the numbers by which `nft list` shows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Field {
+    Ipv4,
+    Ipv6,
+    Protocol,
+    Port,
+    Link,
+}
+
+impl Field {
+    fn size(self) -> u32 {
+        match self {
+            Self::Ipv4 | Self::Protocol | Self::Port => 4,
+            Self::Ipv6 | Self::Link => 16,
+        }
+    }
+
+    fn number(self) -> u32 {
+        match self {
+            Self::Ipv4 => 7,
+            Self::Ipv6 => 8,
+            Self::Protocol => 12,
+            Self::Port => 13,
+            Self::Link => 41,
+        }
+    }
+}
+
+/// What a set's elements carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Value {
+    Nothing,
+    Fields(&'static [Field]),
+}
+
+/// An element of a set or map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Element {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+/// One step of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Base chain; there already is success.
+    Chain { name: &'static str, kind: ChainKind, hook: Hook, priority: i32 },
+    /// Set or map; there already is success.
+    Set { name: &'static str, key: &'static [Field], value: Value },
+    /// Takes all rules out of a chain.
+    FlushChain { chain: &'static str },
+    /// Takes all elements out of a set.
+    FlushSet { set: &'static str },
+    /// Appends a rule.
+    Rule { chain: &'static str, expressions: Vec<Expr> },
+    /// Adds elements; one that is there with another value fails the commit.
+    Add { set: &'static str, elements: Vec<Element> },
+    /// Removes elements; one that is not there fails the commit.
+    Remove { set: &'static str, elements: Vec<Element> },
+}
+
+const SUBSYSTEM: u16 = 10 << 8;
+const NEWTABLE: u16 = SUBSYSTEM;
+const GETTABLE: u16 = SUBSYSTEM | 1;
+const NEWCHAIN: u16 = SUBSYSTEM | 3;
+const NEWRULE: u16 = SUBSYSTEM | 6;
+const GETRULE: u16 = SUBSYSTEM | 7;
+const DELRULE: u16 = SUBSYSTEM | 8;
+const NEWSET: u16 = SUBSYSTEM | 9;
+const NEWSETELEM: u16 = SUBSYSTEM | 12;
+const DELSETELEM: u16 = SUBSYSTEM | 14;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+
+const TABLE_OWNER: u32 = 2;
+const TABLE_PERSIST: u32 = 4;
+
+/// Elements per message: an attribute holds 64 KiB.
+const CHUNK: usize = 256;
+
+/// One table, and the socket that changes it.
+#[derive(Debug)]
+pub(crate) struct Table {
+    conversation: Conversation,
+    family: TableFamily,
+    name: String,
+    flags: u32,
+}
+
+impl Table {
+    /// Opens a socket in the calling thread's namespace; makes nothing yet.
+    pub(crate) fn open(family: TableFamily, name: String) -> io::Result<Self> {
+        Ok(Self { conversation: Conversation::open(NetlinkFamily::Netfilter)?, family, name, flags: 0 })
+    }
+
+    /// Makes the table, there already is success. With `own` nobody else can change or flush it, and it outlives us.
+    ///
+    /// LINUX 6.9: `persist`; older kernels get a plain table, which [`Self::is_intact`] watches over.
+    pub(crate) fn ensure(&mut self, own: bool) -> io::Result<()> {
+        if own {
+            self.flags = TABLE_OWNER | TABLE_PERSIST;
+            match self.commit(&[]) {
+                // EOPNOTSUPP, EINVAL: this kernel has no such flags, or the table was made without them.
+                Err(error) if matches!(error.raw_os_error(), Some(95 | 22)) => self.flags = 0,
+                outcome => return outcome,
+            }
+        }
+        self.commit(&[])
+    }
+
+    /// Carries out all commands, or none.
+    pub(crate) fn commit(&mut self, commands: &[Command]) -> io::Result<()> {
+        let mut batch = Batch::default();
+        batch.message(BATCH_BEGIN, 0, &[0, 0, 0, 10], |_| {});
+        let mut last = batch.len();
+        let header = self.header();
+        batch.message(NEWTABLE, flag::CREATE, &header, |m| {
+            m.put_str(1, &self.name);
+            m.put_be32(2, self.flags);
+        });
+        for (id, command) in commands.iter().enumerate() {
+            self.encode(&mut batch, &mut last, command, id as u32 + 1);
+        }
+        batch.message(BATCH_END, 0, &[0, 0, 0, 10], |_| {});
+        self.conversation.execute_before_last(batch, last)
+    }
+
+    /// Whether the table is there with this number of rules.
+    pub(crate) fn is_intact(&mut self, rules: usize) -> io::Result<bool> {
+        let mut batch = Batch::default();
+        batch.message(GETTABLE, 0, &self.header(), |m| m.put_str(1, &self.name));
+        match self.conversation.get(batch) {
+            Ok(None) => return Ok(false),
+            Ok(Some((_, payload))) => {
+                let flags =
+                    payload.get(4..).and_then(|p| Attributes(p).get(2)).and_then(u32_of).map(u32::from_be);
+                // DORMANT: the table is there, but switched off.
+                if flags.is_some_and(|f| f & 1 != 0) {
+                    return Ok(false);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let mut batch = Batch::default();
+        batch.message(GETRULE, flag::DUMP, &self.header(), |m| m.put_str(1, &self.name));
+        let mut found = 0;
+        self.conversation.dump(batch, |kind, _| found += usize::from(kind == NEWRULE))?;
+        Ok(found == rules)
+    }
+
+    fn header(&self) -> [u8; 4] {
+        let family = match self.family {
+            TableFamily::Inet => 1,
+            TableFamily::Ip => 2,
+        };
+        [family, 0, 0, 0]
+    }
+
+    fn encode(&self, batch: &mut Batch, last: &mut usize, command: &Command, id: u32) {
+        let header = self.header();
+        match command {
+            Command::Chain { name, kind, hook, priority } => {
+                *last = batch.len();
+                batch.message(NEWCHAIN, flag::CREATE, &header, |m| {
+                    m.put_str(1, &self.name);
+                    m.put_str(3, name);
+                    m.nest(4, |m| {
+                        m.put_be32(1, hook_number(*hook));
+                        m.put_be32(2, *priority as u32);
+                    });
+                    m.put_str(7, chain_kind(*kind));
+                });
+            }
+            Command::Set { name, key, value } => {
+                *last = batch.len();
+                batch.message(NEWSET, flag::CREATE, &header, |m| self.encode_set(m, name, key, *value, id));
+            }
+            Command::FlushChain { chain } => {
+                *last = batch.len();
+                batch.message(DELRULE, 0, &header, |m| {
+                    m.put_str(1, &self.name);
+                    m.put_str(2, chain);
+                });
+            }
+            Command::FlushSet { set } => {
+                *last = batch.len();
+                batch.message(DELSETELEM, 0, &header, |m| {
+                    m.put_str(1, &self.name);
+                    m.put_str(2, set);
+                });
+            }
+            Command::Rule { chain, expressions } => {
+                *last = batch.len();
+                batch.message(NEWRULE, flag::CREATE | flag::APPEND, &header, |m| {
+                    m.put_str(1, &self.name);
+                    m.put_str(2, chain);
+                    m.nest(4, |m| expressions.iter().for_each(|e| e.encode(m)));
+                });
+            }
+            Command::Add { set, elements } => {
+                self.encode_elements(batch, last, NEWSETELEM, flag::CREATE, set, elements);
+            }
+            Command::Remove { set, elements } => {
+                self.encode_elements(batch, last, DELSETELEM, 0, set, elements);
+            }
+        }
+    }
+
+    fn encode_set(&self, m: &mut Batch, name: &str, key: &[Field], value: Value, id: u32) {
+        const MAP: u32 = 8;
+        let numbers = |fields: &[Field]| fields.iter().fold(0, |n, f| (n << 6) | f.number());
+        let sizes = |fields: &[Field]| fields.iter().map(|f| f.size()).sum();
+        m.put_str(1, &self.name);
+        m.put_str(2, name);
+        m.put_be32(3, if value == Value::Nothing { 0 } else { MAP });
+        m.put_be32(4, numbers(key));
+        m.put_be32(5, sizes(key));
+        match value {
+            Value::Nothing => {}
+            Value::Fields(fields) => {
+                m.put_be32(6, numbers(fields));
+                m.put_be32(7, sizes(fields));
+            }
+        }
+        m.put_be32(10, id);
+        // For `nft list` only: link names are text in the host's byte order.
+        if key == [Field::Link] {
+            const KEY_BYTE_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
+            m.put(13, &KEY_BYTE_ORDER);
+        }
+    }
+
+    fn encode_elements(
+        &self,
+        batch: &mut Batch,
+        last: &mut usize,
+        kind: u16,
+        flags: u16,
+        set: &str,
+        elements: &[Element],
+    ) {
+        for chunk in elements.chunks(CHUNK) {
+            *last = batch.len();
+            batch.message(kind, flags, &self.header(), |m| {
+                m.put_str(1, &self.name);
+                m.put_str(2, set);
+                m.nest(3, |m| {
+                    for element in chunk {
+                        m.nest(1, |m| {
+                            m.nest(1, |m| m.put(1, &element.key));
+                            if let Some(value) = &element.value {
+                                m.nest(2, |m| m.put(1, value));
+                            }
+                        });
+                    }
+                });
+            });
+        }
+    }
+}
+
+fn hook_number(hook: Hook) -> u32 {
+    match hook {
+        Hook::Prerouting => 0,
+        Hook::Forward => 2,
+        Hook::Output => 3,
+        Hook::Postrouting => 4,
+    }
+}
+
+fn chain_kind(kind: ChainKind) -> &'static str {
+    match kind {
+        ChainKind::Filter => "filter",
+        ChainKind::Nat => "nat",
+    }
+}

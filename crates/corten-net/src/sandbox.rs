@@ -1,0 +1,244 @@
+//! Sandboxes: the network namespaces of containers, made ahead of need, forgotten behind the caller's back.
+//!
+//! Making a namespace takes the kernel milliseconds, so a few are kept ready. Deleting a link takes it tens of
+//! milliseconds; most links never need that, because they die with their namespace. The thread `net-sandbox` does both.
+//!
+//! INVARIANT: only that thread and the threads of `corten_sys::netns::run_in` change their namespace.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use corten_base::Id;
+use corten_sys::netns;
+
+use crate::route::{Changes, Rtnetlink, is_absent};
+
+/// How long a link that was cut off may wait for its namespace to end.
+const LINGER: Duration = Duration::from_millis(300);
+
+/// A namespace that is open, with rtnetlink inside it.
+#[derive(Debug)]
+pub(crate) struct OpenSandbox {
+    pub(crate) ns: OwnedFd,
+    pub(crate) route: Rtnetlink,
+}
+
+/// All namespaces of this daemon.
+#[derive(Debug)]
+pub(crate) struct Sandboxes {
+    directory: PathBuf,
+    ready: Arc<Mutex<Vec<OpenSandbox>>>,
+    /// Of containers that are being set up: spares the first attachment from entering.
+    fresh: Mutex<HashMap<Id, OpenSandbox>>,
+    jobs: Option<Sender<Job>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Refill,
+    DeleteLink(String),
+}
+
+impl Sandboxes {
+    /// Starts the thread; `ready` namespaces will be kept. `host` is rtnetlink of the host's namespace.
+    pub(crate) fn open(directory: PathBuf, ready: usize, host: Rtnetlink) -> io::Result<Self> {
+        std::fs::create_dir_all(&directory)?;
+        let pool = Arc::new(Mutex::new(Vec::new()));
+        let (jobs, queue) = mpsc::channel();
+        let worker = Worker { queue, pool: Arc::clone(&pool), target: ready, home: netns::current()?, host };
+        let thread = std::thread::Builder::new()
+            .name("net-sandbox".into())
+            .stack_size(128 * 1024)
+            .spawn(move || worker.run())?;
+        Ok(Self { directory, ready: pool, fresh: Mutex::default(), jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Where the namespace of a container is.
+    pub(crate) fn path(&self, container: &Id) -> PathBuf {
+        self.directory.join(container.short())
+    }
+
+    /// Makes the namespace of a container unless it exists.
+    pub(crate) fn ensure(&self, container: &Id) -> io::Result<PathBuf> {
+        let path = self.path(container);
+        if is_namespace(&path) {
+            return Ok(path);
+        }
+        let ready = lock(&self.ready).pop();
+        let sandbox = match ready {
+            Some(sandbox) => sandbox,
+            None => OpenSandbox::make()?,
+        };
+        self.send(Job::Refill);
+        netns::pin(&sandbox.ns, &path)?;
+        lock(&self.fresh).insert(container.clone(), sandbox);
+        Ok(path)
+    }
+
+    /// Takes away the file; the kernel ends the namespace when the last process in it is gone.
+    pub(crate) fn ensure_none(&self, container: &Id) -> io::Result<()> {
+        lock(&self.fresh).remove(container);
+        netns::unpin(&self.path(container))
+    }
+
+    /// The namespace with rtnetlink inside, for one use: kept from [`Self::ensure`] or opened again.
+    pub(crate) fn enter(&self, container: &Id) -> io::Result<OpenSandbox> {
+        if let Some(sandbox) = lock(&self.fresh).remove(container) {
+            return Ok(sandbox);
+        }
+        let ns = netns::open(&self.path(container))?;
+        let route = netns::run_in(ns.as_fd(), Rtnetlink::open)?;
+        Ok(OpenSandbox { ns, route })
+    }
+
+    /// Removes the files of namespaces whose container has no record.
+    pub(crate) fn sweep(&self, keep: impl Fn(&str) -> bool) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_none_or(|name| !keep(name)) {
+                netns::unpin(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a link, later and elsewhere, if its namespace has not ended by then.
+    pub(crate) fn delete_link_later(&self, name: String) {
+        self.send(Job::DeleteLink(name));
+    }
+
+    fn send(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // The thread ends only after the sender is gone.
+            let _ = jobs.send(job);
+        }
+    }
+}
+
+impl Drop for Sandboxes {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl OpenSandbox {
+    /// On a thread of its own, for callers that must stay where they are.
+    fn make() -> io::Result<Self> {
+        let ns = netns::create()?;
+        let route = netns::run_in(ns.as_fd(), prepare_here)?;
+        Ok(Self { ns, route })
+    }
+}
+
+/// What every sandbox has: `lo` up, and Docker's network settings for containers.
+fn prepare_here() -> io::Result<Rtnetlink> {
+    const LOOPBACK: u32 = 1;
+    let mut route = Rtnetlink::open()?;
+    let mut changes = Changes::default();
+    changes.set_up(LOOPBACK);
+    route.apply(changes)?;
+    // Interfaces of IPv4-only networks must not speak IPv6 (CVE-2024-32473); attachments to networks that do switch
+    // it on for their own link. `lo` keeps ::1.
+    write_setting("net/ipv6/conf/default/disable_ipv6", "1")?;
+    write_setting("net/ipv4/ip_unprivileged_port_start", "0")?;
+    write_setting("net/ipv4/ping_group_range", "0 2147483647")?;
+    Ok(route)
+}
+
+/// Writes a kernel setting of the calling thread's namespace; one that the kernel does not have is no error.
+pub(crate) fn write_setting(path: &str, value: &str) -> io::Result<()> {
+    match std::fs::write(Path::new("/proc/sys").join(path), value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// A kernel setting of the calling thread's namespace.
+pub(crate) fn read_setting(path: &str) -> io::Result<String> {
+    Ok(std::fs::read_to_string(Path::new("/proc/sys").join(path))?.trim().to_owned())
+}
+
+fn is_namespace(path: &Path) -> bool {
+    const NSFS_MAGIC: u64 = 0x6e73_6673;
+    rustix::fs::statfs(path).is_ok_and(|s| u64::try_from(s.f_type).is_ok_and(|t| t == NSFS_MAGIC))
+}
+
+/// The thread `net-sandbox`.
+struct Worker {
+    queue: Receiver<Job>,
+    pool: Arc<Mutex<Vec<OpenSandbox>>>,
+    target: usize,
+    home: OwnedFd,
+    host: Rtnetlink,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut links: Vec<(Instant, String)> = Vec::new();
+        self.refill();
+        loop {
+            let next = links
+                .first()
+                .map_or(Duration::from_secs(3600), |(due, _)| due.saturating_duration_since(Instant::now()));
+            match self.queue.recv_timeout(next) {
+                Ok(Job::Refill) => self.refill(),
+                Ok(Job::DeleteLink(name)) => links.push((Instant::now() + LINGER, name)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let now = Instant::now();
+            while links.first().is_some_and(|(due, _)| *due <= now) {
+                let (_, name) = links.remove(0);
+                self.delete_link(&name);
+            }
+        }
+        for (_, name) in links {
+            self.delete_link(&name);
+        }
+    }
+
+    fn refill(&mut self) {
+        while lock(&self.pool).len() < self.target {
+            match self.make_here() {
+                Ok(sandbox) => lock(&self.pool).push(sandbox),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot make a network namespace ready");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn make_here(&self) -> io::Result<OpenSandbox> {
+        netns::unshare()?;
+        let made = netns::current().and_then(|ns| Ok(OpenSandbox { ns, route: prepare_here()? }));
+        netns::enter(self.home.as_fd())?;
+        made
+    }
+
+    fn delete_link(&mut self, name: &str) {
+        let outcome = self.host.link(name).and_then(|link| {
+            let Some(link) = link else { return Ok(()) };
+            let mut changes = Changes::default();
+            changes.delete_link(link.index);
+            self.host.apply(changes)
+        });
+        match outcome {
+            Err(error) if !is_absent(&error) => tracing::warn!(link = name, %error, "cannot delete a link"),
+            _ => {}
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

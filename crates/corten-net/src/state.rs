@@ -1,0 +1,384 @@
+//! Which networks, sandboxes and endpoints exist, and what follows from that. Pure: no kernel in here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+
+use corten_base::Id;
+use ipnet::IpNet;
+
+use crate::config::AddressPool;
+use crate::endpoint::{EndpointRecord, EndpointSpec, Mac, PortRecord, SandboxSpec};
+use crate::error::NetError;
+use crate::ipam::{Ipam, Refusal};
+use crate::network::{self, Driver, GatewayMode, IpamConfig, NetworkRecord, NetworkSpec};
+use crate::plan::Publication;
+use crate::ports::Ports;
+
+/// All that [`crate::Net`] knows.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) networks: BTreeMap<Id, NetworkRecord>,
+    pub(crate) endpoints: HashMap<Id, EndpointRecord>,
+    pub(crate) sandboxes: HashMap<Id, SandboxSpec>,
+    pub(crate) ipam: Ipam,
+    pub(crate) ports: Ports,
+}
+
+/// Where a container's default routes should lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DefaultRoute {
+    pub(crate) endpoint: Id,
+    pub(crate) ifname: String,
+    pub(crate) gateway: IpAddr,
+}
+
+impl State {
+    pub(crate) fn new(hold_ports: bool) -> Self {
+        Self {
+            networks: BTreeMap::new(),
+            endpoints: HashMap::new(),
+            sandboxes: HashMap::new(),
+            ipam: Ipam::default(),
+            ports: Ports::new(hold_ports),
+        }
+    }
+
+    /// Decides everything about a new network and reserves its subnets and link. `avoid`: routes of the host.
+    pub(crate) fn add_network(
+        &mut self,
+        spec: NetworkSpec,
+        pools: &[AddressPool],
+        avoid: &[IpNet],
+    ) -> Result<NetworkRecord, NetError> {
+        let driver = match spec.driver.as_str() {
+            "" | "bridge" => Driver::Bridge,
+            "macvlan" => Driver::Macvlan,
+            "ipvlan" | "overlay" => return Err(NetError::UnsupportedDriver { driver: spec.driver }),
+            _ => return Err(NetError::UnknownDriver { driver: spec.driver }),
+        };
+        if !matches!(spec.ipam_driver.as_str(), "" | "default") {
+            return Err(NetError::UnknownDriver { driver: spec.ipam_driver });
+        }
+        let settings = network::settings(&spec, driver)?;
+        let (v4, v6) = network::families(&spec)?;
+        network::validate_ipam(&spec.ipam, v6)?;
+        if driver == Driver::Bridge && self.networks.values().any(|n| n.settings.link == settings.link) {
+            return Err(NetError::LinkInUse { link: settings.link });
+        }
+        let mut record = NetworkRecord {
+            id: spec.id,
+            name: spec.name,
+            driver,
+            ipam: spec.ipam,
+            internal: spec.internal,
+            ipv4: v4,
+            ipv6: v6,
+            options: spec.options,
+            settings,
+        };
+        if let Err(error) = self.plan_addresses(&mut record, pools, avoid) {
+            self.ipam.free_subnets(&record.id);
+            return Err(error);
+        }
+        self.networks.insert(record.id.clone(), record.clone());
+        Ok(record)
+    }
+
+    /// Fills in subnets and gateways.
+    fn plan_addresses(
+        &mut self,
+        record: &mut NetworkRecord,
+        pools: &[AddressPool],
+        avoid: &[IpNet],
+    ) -> Result<(), NetError> {
+        let id = &record.id;
+        let wants = |v6: bool| if v6 { record.ipv6 } else { record.ipv4 };
+        record.ipam.retain(|c| c.subnet.is_none_or(|s| wants(matches!(s, IpNet::V6(_)))));
+        let mut open: Vec<bool> = [false, true]
+            .into_iter()
+            .filter(|v6| wants(*v6))
+            .filter(|v6| {
+                !record.ipam.iter().any(|c| c.subnet.is_some_and(|s| matches!(s, IpNet::V6(_)) == *v6))
+            })
+            .collect();
+        for config in &mut record.ipam {
+            match config.subnet {
+                Some(subnet) => {
+                    let taken = self.ipam.take_subnet(id, subnet, config.ip_range);
+                    taken.map_err(|_| NetError::PoolOverlap)?;
+                }
+                None if !open.is_empty() => {
+                    let v6 = open.remove(0);
+                    let picked = self.ipam.pick_subnet(id, pools, avoid, v6);
+                    config.subnet = Some(picked.map_err(|_| NetError::PoolsExhausted)?);
+                }
+                None => {}
+            }
+        }
+        record.ipam.retain(|c| c.subnet.is_some());
+        for v6 in open {
+            let picked = self.ipam.pick_subnet(id, pools, avoid, v6).map_err(|_| NetError::PoolsExhausted)?;
+            record.ipam.push(IpamConfig { subnet: Some(picked), ..IpamConfig::default() });
+        }
+        for config in &mut record.ipam {
+            let Some(subnet) = config.subnet else { continue };
+            // In this order, so that a picked gateway is none of the addresses that are set aside.
+            for address in config.gateway.iter().chain(config.aux_addresses.values()) {
+                match self.ipam.take(id, *address) {
+                    Ok(()) | Err(Refusal::InUse) => {}
+                    Err(_) => return Err(NetError::AddressInUse { address: *address }),
+                }
+            }
+            let isolated = match subnet {
+                IpNet::V4(_) => record.settings.mode_v4 == GatewayMode::Isolated,
+                IpNet::V6(_) => record.settings.mode_v6 == GatewayMode::Isolated,
+            };
+            if config.gateway.is_none() && !isolated {
+                let picked = self.ipam.pick_gateway(id, subnet);
+                config.gateway = Some(picked.map_err(|_| NetError::PoolsExhausted)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a network of an earlier daemon over as it was.
+    pub(crate) fn restore_network(&mut self, record: &NetworkRecord) -> Result<(), NetError> {
+        for config in &record.ipam {
+            let Some(subnet) = config.subnet else { continue };
+            let taken = self.ipam.take_subnet(&record.id, subnet, config.ip_range);
+            if taken.is_err() {
+                self.ipam.free_subnets(&record.id);
+                return Err(NetError::PoolOverlap);
+            }
+            for address in config.gateway.iter().chain(config.aux_addresses.values()) {
+                // Validated when the network was made; an address that is there twice is one address.
+                let _ = self.ipam.take(&record.id, *address);
+            }
+        }
+        self.networks.insert(record.id.clone(), record.clone());
+        Ok(())
+    }
+
+    pub(crate) fn network(&self, id: &Id) -> Result<&NetworkRecord, NetError> {
+        self.networks.get(id).ok_or_else(|| NetError::NoNetwork { id: id.to_string() })
+    }
+
+    /// Refuses while endpoints are attached.
+    pub(crate) fn forget_network(&mut self, id: &Id) -> Result<Option<NetworkRecord>, NetError> {
+        let Some(record) = self.networks.get(id) else { return Ok(None) };
+        if let Some(endpoint) = self.endpoints.values().find(|e| e.network == *id) {
+            return Err(NetError::ActiveEndpoints {
+                network: record.name.clone(),
+                name: endpoint.name.clone(),
+                endpoint: endpoint.id.clone(),
+            });
+        }
+        self.ipam.free_subnets(id);
+        Ok(self.networks.remove(id))
+    }
+
+    /// Decides everything about a new endpoint and reserves its addresses and ports.
+    pub(crate) fn add_endpoint(&mut self, spec: &EndpointSpec) -> Result<EndpointRecord, NetError> {
+        let network = self.network(&spec.network)?.clone();
+        if !self.sandboxes.contains_key(&spec.container) {
+            return Err(NetError::NoSandbox { id: spec.container.clone() });
+        }
+        if self.endpoints_of(&spec.container).any(|e| e.network == spec.network) {
+            return Err(NetError::EndpointExists { name: spec.name.clone(), network: network.name });
+        }
+        let ifname = self.interface_name(spec, &network)?;
+        let ipv4 = self.address(&network, spec.ipv4.map(IpAddr::V4), false)?;
+        let ipv6 = match self.address(&network, spec.ipv6.map(IpAddr::V6), true) {
+            Ok(address) => address,
+            Err(error) => {
+                self.release(&network.id, [ipv4, None]);
+                return Err(error);
+            }
+        };
+        let ports = match self.publish(spec, &network) {
+            Ok(ports) => ports,
+            Err(error) => {
+                self.release(&network.id, [ipv4, ipv6]);
+                return Err(error);
+            }
+        };
+        let v4 = |address| match address {
+            Some(IpAddr::V4(a)) => Some(a),
+            _ => None,
+        };
+        let v6 = |address| match address {
+            Some(IpAddr::V6(a)) => Some(a),
+            _ => None,
+        };
+        let prefix = |v6: bool| network.subnet(v6).map_or(0, |s| s.prefix_len());
+        let record = EndpointRecord {
+            id: spec.id.clone(),
+            container: spec.container.clone(),
+            network: spec.network.clone(),
+            name: spec.name.clone(),
+            dns_names: spec.dns_names.clone(),
+            ipv4: v4(ipv4),
+            ipv4_prefix: if ipv4.is_some() { prefix(false) } else { 0 },
+            gateway: v4(network.gateway(false)),
+            ipv6: v6(ipv6),
+            ipv6_prefix: if ipv6.is_some() { prefix(true) } else { 0 },
+            gateway_v6: v6(network.gateway(true)),
+            mac: spec.mac.unwrap_or_else(|| mac_for(v4(ipv4), &spec.id)),
+            ifname,
+            host_link: match network.driver {
+                Driver::Bridge => format!("veth{}", &spec.id.as_str()[..7]),
+                Driver::Macvlan => String::new(),
+            },
+            gw_priority: spec.gw_priority,
+            ports,
+        };
+        self.endpoints.insert(spec.id.clone(), record.clone());
+        Ok(record)
+    }
+
+    /// Takes an endpoint of an earlier daemon over as it was.
+    pub(crate) fn restore_endpoint(&mut self, record: &EndpointRecord) -> Result<(), NetError> {
+        self.network(&record.network)?;
+        let addresses = [record.ipv4.map(IpAddr::V4), record.ipv6.map(IpAddr::V6)];
+        for (done, address) in addresses.iter().enumerate() {
+            let Some(address) = address else { continue };
+            if self.ipam.take(&record.network, *address).is_err() {
+                self.release(&record.network, [addresses[0].filter(|_| done == 1), None]);
+                return Err(NetError::AddressInUse { address: *address });
+            }
+        }
+        self.endpoints.insert(record.id.clone(), record.clone());
+        self.ports.retake(&record.ports).map_err(|reason| NetError::Publish {
+            name: record.name.clone(),
+            id: record.id.clone(),
+            reason,
+        })
+    }
+
+    /// Gives up what [`Self::add_endpoint`] reserved; false if there is no such endpoint.
+    pub(crate) fn forget_endpoint(&mut self, id: &Id) -> bool {
+        let Some(record) = self.endpoints.remove(id) else { return false };
+        self.ports.free(&record.ports);
+        self.release(&record.network, [record.ipv4.map(IpAddr::V4), record.ipv6.map(IpAddr::V6)]);
+        true
+    }
+
+    pub(crate) fn endpoints_of<'a>(&'a self, container: &'a Id) -> impl Iterator<Item = &'a EndpointRecord> {
+        self.endpoints.values().filter(move |e| e.container == *container)
+    }
+
+    /// The endpoint of the highest priority that has a gateway; among equals the first network by name.
+    pub(crate) fn default_route(&self, container: &Id, v6: bool) -> Option<DefaultRoute> {
+        let gateway = |e: &EndpointRecord| {
+            if v6 { e.gateway_v6.map(IpAddr::V6) } else { e.gateway.map(IpAddr::V4) }
+        };
+        let name = |e: &EndpointRecord| self.networks.get(&e.network).map(|n| n.name.clone());
+        self.endpoints_of(container)
+            .filter_map(|e| gateway(e).map(|g| (e, g)))
+            .min_by_key(|(e, _)| (std::cmp::Reverse(e.gw_priority), name(e)))
+            .map(|(e, gateway)| DefaultRoute { endpoint: e.id.clone(), ifname: e.ifname.clone(), gateway })
+    }
+
+    /// What the packet filter must know about an endpoint's ports.
+    pub(crate) fn publications(&self, record: &EndpointRecord) -> Vec<Publication> {
+        let Some(network) = self.networks.get(&record.network) else { return Vec::new() };
+        let mut publications = Vec::new();
+        for port in &record.ports {
+            let (target, mode) = match port.host_ip {
+                IpAddr::V4(_) => (record.ipv4.map(IpAddr::V4), network.settings.mode_v4),
+                IpAddr::V6(_) => (record.ipv6.map(IpAddr::V6), network.settings.mode_v6),
+            };
+            let Some(container_ip) = target else { continue };
+            let publication = Publication {
+                protocol: port.protocol,
+                host_ip: port.host_ip,
+                host_port: port.host_port,
+                container_ip,
+                container_port: port.container_port,
+                routed: mode == GatewayMode::Routed,
+            };
+            // Two host ports of a routed network can lead to one container port, which is opened once.
+            let known = |p: &Publication| {
+                p.routed
+                    && (p.container_ip, p.container_port, p.protocol)
+                        == (publication.container_ip, publication.container_port, publication.protocol)
+            };
+            if !publications.iter().any(known) {
+                publications.push(publication);
+            }
+        }
+        publications
+    }
+
+    fn publish(&mut self, spec: &EndpointSpec, network: &NetworkRecord) -> Result<Vec<PortRecord>, NetError> {
+        if network.internal || network.driver != Driver::Bridge {
+            return Ok(Vec::new());
+        }
+        self.ports.take(&spec.ports, network.settings.host_binding).map_err(|reason| NetError::Publish {
+            name: spec.name.clone(),
+            id: spec.id.clone(),
+            reason,
+        })
+    }
+
+    fn interface_name(&self, spec: &EndpointSpec, network: &NetworkRecord) -> Result<String, NetError> {
+        let used: Vec<&str> = self.endpoints_of(&spec.container).map(|e| e.ifname.as_str()).collect();
+        if let Some(wish) = &spec.ifname {
+            let name = network::link_name(wish)?;
+            if used.contains(&name.as_str()) || name == "lo" {
+                return Err(NetError::InvalidLinkName { name });
+            }
+            return Ok(name);
+        }
+        let prefix = &network.settings.ifname_prefix;
+        let mut number = 0;
+        loop {
+            let name = format!("{prefix}{number}");
+            if !used.contains(&name.as_str()) {
+                return network::link_name(name);
+            }
+            number += 1;
+        }
+    }
+
+    fn address(
+        &mut self,
+        network: &NetworkRecord,
+        wish: Option<IpAddr>,
+        v6: bool,
+    ) -> Result<Option<IpAddr>, NetError> {
+        if let Some(address) = wish {
+            network.validate_addresses(&[address])?;
+            self.ipam.take(&network.id, address).map_err(|_| NetError::AddressInUse { address })?;
+            return Ok(Some(address));
+        }
+        if !(if v6 { network.ipv6 } else { network.ipv4 }) {
+            return Ok(None);
+        }
+        let picked = self.ipam.pick(&network.id, v6);
+        Ok(Some(picked.map_err(|_| NetError::AddressesExhausted {
+            family: if v6 { 6 } else { 4 },
+            name: network.name.clone(),
+            id: network.id.clone(),
+        })?))
+    }
+
+    fn release(&mut self, network: &Id, addresses: [Option<IpAddr>; 2]) {
+        for address in addresses.into_iter().flatten() {
+            self.ipam.free(network, address);
+        }
+    }
+}
+
+/// A locally administered hardware address that follows from the IPv4 address: whoever gets the address next gets the
+/// same, so that no neighbour remembers a wrong one. Without IPv4 it follows from the endpoint's id.
+fn mac_for(ipv4: Option<Ipv4Addr>, endpoint: &Id) -> Mac {
+    let tail = match ipv4 {
+        Some(address) => address.octets(),
+        None => {
+            let digits = &endpoint.as_str()[..8];
+            u32::from_str_radix(digits, 16).expect("an id is hexadecimal").to_be_bytes()
+        }
+    };
+    Mac([0x02, 0x42, tail[0], tail[1], tail[2], tail[3]])
+}
