@@ -6,11 +6,13 @@
 //! (CVE-2019-14271).
 
 use std::io::{Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use corten_base::{Cancel, Kind};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
-use crate::tar::TarError;
+use crate::tar::{ExtractOptions, Limits, Owners, PackOptions, Packer, Reader, TarError, Writer, extract};
+use crate::{ImageError, beneath, compress};
 
 /// `X-Docker-Container-Path-Stat`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,10 +34,8 @@ pub struct PathStat {
 pub struct PutOptions {
     /// A directory may not replace a file nor a file a directory.
     pub no_overwrite_dir_non_dir: bool,
-    /// Keep the owners that the archive states; otherwise files belong to `owner`.
-    pub copy_uid_gid: bool,
-    /// Owner of new files where the archive's owners are not kept.
-    pub owner: (u32, u32),
+    /// `copyUIDGID`: files belong to this user and group (the container's) instead of those the archive states.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// What went wrong with a path in a container. The engine adds which container.
@@ -50,18 +50,6 @@ pub enum ArchiveError {
     /// The path ends in `/` or `/.` and is no directory.
     #[error("path not a directory")]
     NoSuchDirectory,
-    /// `no_overwrite_dir_non_dir`.
-    #[error("cannot overwrite {what} {name:?} with {by} {path:?}")]
-    Overwrite {
-        /// `non-directory` or `directory`.
-        what: &'static str,
-        /// The entry.
-        name: String,
-        /// `directory` or `non-directory`.
-        by: &'static str,
-        /// The place.
-        path: String,
-    },
     /// The archive cannot be read or written.
     #[error(transparent)]
     Tar(#[from] TarError),
@@ -84,21 +72,30 @@ impl ArchiveError {
         match self {
             Self::NotFound(_) => Kind::NotFound,
             Self::NotADirectory | Self::NoSuchDirectory => Kind::InvalidArgument,
-            Self::Overwrite { .. } | Self::Tar(_) | Self::Io { .. } => Kind::Internal,
+            Self::Tar(_) | Self::Io { .. } => Kind::Internal,
         }
     }
-}
-
-fn pending<T>() -> Result<T, ArchiveError> {
-    Err(ArchiveError::NotADirectory)
 }
 
 /// `HEAD /archive`: stats a path without following a final link.
 ///
 /// # Errors
 /// `NotFound`, `NoSuchDirectory`.
-pub fn stat(_root: BorrowedFd<'_>, _path: &str) -> Result<PathStat, ArchiveError> {
-    pending()
+pub fn stat(root: BorrowedFd<'_>, path: &str) -> Result<PathStat, ArchiveError> {
+    let place = Place::find(root, path)?;
+    let link_target = if beneath::kind(&place.stat) == FileType::Symlink {
+        let target = evaluate(root, place.clean.clone()).map_err(|e| io_error("readlink", path, e))?;
+        format!("/{}", String::from_utf8_lossy(&target))
+    } else {
+        String::new()
+    };
+    Ok(PathStat {
+        name: String::from_utf8_lossy(&place.shown).into_owned(),
+        size: place.stat.st_size.cast_unsigned(),
+        mode: go_mode(&place.stat),
+        mtime_ns: i128::from(place.stat.st_mtime) * 1_000_000_000 + i128::from(place.stat.st_mtime_nsec),
+        link_target,
+    })
 }
 
 /// `GET /archive`: writes a file or directory as tar, its last component as the name (`d/.` is named `./`).
@@ -106,32 +103,194 @@ pub fn stat(_root: BorrowedFd<'_>, _path: &str) -> Result<PathStat, ArchiveError
 /// # Errors
 /// `NotFound`, `NoSuchDirectory`; `Tar` where the reader went away.
 pub fn get(
-    _root: BorrowedFd<'_>,
-    _path: &str,
-    _out: &mut dyn Write,
-    _cancel: &Cancel,
+    root: BorrowedFd<'_>,
+    path: &str,
+    out: &mut dyn Write,
+    cancel: &Cancel,
 ) -> Result<(), ArchiveError> {
-    pending()
+    let place = Place::find(root, path)?;
+    let mut writer = Writer::new(std::io::BufWriter::with_capacity(64 << 10, out));
+    let mut packer = Packer::new(&mut writer, PackOptions::default(), cancel);
+    if place.inside || place.clean.is_empty() {
+        let dir = beneath::open(root, &place.clean, beneath::DIR).map_err(|e| io_error("open", path, e))?;
+        packer.pack_directory_entry(dir.as_fd(), b"./")?;
+        packer.pack_children(dir.as_fd(), b"./")?;
+    } else {
+        let (parent, name) = beneath::split(&place.clean);
+        let parent = beneath::open(root, parent, beneath::DIR).map_err(|e| io_error("open", path, e))?;
+        packer.pack(parent.as_fd(), name, name)?;
+    }
+    writer.finish()?.into_inner().map_err(|e| TarError::Write(e.into_error()))?;
+    Ok(())
 }
 
-/// `PUT /archive`: extracts a tar (compressed or not) into a directory.
+/// `PUT /archive`: extracts a tar (compressed or not) into a directory, whose path may end in links.
 ///
 /// # Errors
-/// `NotFound`, `NotADirectory`, `Overwrite`, `Tar`.
+/// `NotFound`, `NotADirectory`; `Tar` with `Overwrite`, `EntryName`, ….
 pub fn put(
-    _root: BorrowedFd<'_>,
-    _path: &str,
-    _tar: &mut dyn Read,
-    _options: PutOptions,
-    _cancel: &Cancel,
+    root: BorrowedFd<'_>,
+    path: &str,
+    tar: &mut dyn Read,
+    options: PutOptions,
+    cancel: &Cancel,
 ) -> Result<(), ArchiveError> {
-    pending()
+    let missing = || ArchiveError::NotFound(path.to_owned());
+    let asked = beneath::clean(&[b"/", path.as_bytes()].concat()).ok_or_else(missing)?;
+    let destination = evaluate(root, asked).map_err(|e| io_error("resolve", path, e))?;
+    match beneath::open(root, &destination, OFlags::PATH) {
+        Ok(fd) => {
+            let stat = stat_fd(fd.as_fd()).map_err(|e| io_error("stat", path, e))?;
+            if beneath::kind(&stat) != FileType::Directory {
+                return Err(ArchiveError::NotADirectory);
+            }
+        }
+        Err(e) if is_missing(&e) => return Err(missing()),
+        Err(e) => return Err(io_error("open", path, e)),
+    }
+    let (_, decoded) = compress::decoder(tar).map_err(|e| match e {
+        ImageError::Stream(e) => TarError::Read(e),
+        other => TarError::Unsupported(other.to_string()),
+    })?;
+    let options = ExtractOptions {
+        prefix: &destination,
+        whiteouts: false,
+        owners: options.owner.map_or(Owners::FromArchive, |(uid, gid)| Owners::Fixed(uid, gid)),
+        no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir.then_some(path),
+        limits: Limits::default(),
+    };
+    extract(root, &mut Reader::new(decoded), &options, cancel)?;
+    Ok(())
 }
 
-/// `GET /export`: the whole root as tar; names as Docker's (no leading `./`).
+/// `GET /export`: the whole root as tar; names as Docker's (no leading `./`). Give it a detached read-only mount:
+/// the root of a running container would include its volumes and `/proc`.
 ///
 /// # Errors
 /// `Tar` where the reader went away.
-pub fn export(_root: BorrowedFd<'_>, _out: &mut dyn Write, _cancel: &Cancel) -> Result<(), ArchiveError> {
-    pending()
+pub fn export(root: BorrowedFd<'_>, out: &mut dyn Write, cancel: &Cancel) -> Result<(), ArchiveError> {
+    let mut writer = Writer::new(std::io::BufWriter::with_capacity(64 << 10, out));
+    let dir = beneath::open(root, b"", beneath::DIR).map_err(|e| io_error("open", "/", e))?;
+    Packer::new(&mut writer, PackOptions::default(), cancel).pack_children(dir.as_fd(), b"")?;
+    writer.finish()?.into_inner().map_err(|e| TarError::Write(e.into_error()))?;
+    Ok(())
 }
+
+/// A path of a request, found.
+struct Place {
+    /// Clean path of it; links in the parent are left to the kernel.
+    clean: Vec<u8>,
+    /// Last component as it was asked for (`.` for `d/.`, `/` for the root).
+    shown: Vec<u8>,
+    /// The path ended in `/.`: the content of the directory is meant.
+    inside: bool,
+    stat: Stat,
+}
+
+impl Place {
+    /// COMPAT: moby's `ResolvePath`: a trailing slash or dot follows a final link and needs a directory.
+    fn find(root: BorrowedFd<'_>, path: &str) -> Result<Self, ArchiveError> {
+        let missing = || ArchiveError::NotFound(path.to_owned());
+        let clean = beneath::clean(&[b"/", path.as_bytes()].concat()).ok_or_else(missing)?;
+        let inside = path.ends_with("/.") || path == ".";
+        let follow = inside || path.ends_with('/') || clean.is_empty();
+        let nofollow = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let fd = match beneath::open(root, &clean, OFlags::PATH | nofollow) {
+            Ok(fd) => fd,
+            Err(e) if is_missing(&e) => return Err(missing()),
+            Err(e) => return Err(io_error("open", path, e)),
+        };
+        let stat = stat_fd(fd.as_fd()).map_err(|e| io_error("stat", path, e))?;
+        if follow && beneath::kind(&stat) != FileType::Directory {
+            return Err(ArchiveError::NoSuchDirectory);
+        }
+        let shown = match (inside, clean.is_empty()) {
+            (_, true) => b"/".to_vec(),
+            (true, _) => b".".to_vec(),
+            _ => beneath::split(&clean).1.to_vec(),
+        };
+        Ok(Self { clean, shown, inside, stat })
+    }
+}
+
+fn is_missing(e: &std::io::Error) -> bool {
+    matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
+fn io_error(operation: &'static str, path: &str, source: std::io::Error) -> ArchiveError {
+    ArchiveError::Io { operation, path: path.to_owned(), source }
+}
+
+fn stat_fd(fd: BorrowedFd<'_>) -> std::io::Result<Stat> {
+    Ok(rustix::fs::fstat(fd)?)
+}
+
+/// Follows all links of a clean path within the root; what does not exist is kept as it is.
+fn evaluate(root: BorrowedFd<'_>, path: Vec<u8>) -> std::io::Result<Vec<u8>> {
+    let mut done: Vec<u8> = Vec::new();
+    let mut todo = path;
+    let mut links = 0;
+    while !todo.is_empty() {
+        let (first, rest) = match todo.iter().position(|b| *b == b'/') {
+            Some(at) => (todo[..at].to_vec(), todo[at + 1..].to_vec()),
+            None => (todo.clone(), Vec::new()),
+        };
+        if first == b".." {
+            done = beneath::split(&done).0.to_vec();
+            todo = rest;
+            continue;
+        }
+        let next = beneath::join(&done, &first);
+        let target = link_target(root, &next)?;
+        let Some(target) = target else {
+            done = next;
+            todo = rest;
+            continue;
+        };
+        links += 1;
+        if links > 255 {
+            return Err(rustix::io::Errno::LOOP.into());
+        }
+        if target.first() == Some(&b'/') {
+            done.clear();
+        }
+        let target: Vec<u8> = target
+            .split(|b| *b == b'/')
+            .filter(|p| !p.is_empty() && *p != b".")
+            .collect::<Vec<_>>()
+            .join(&b'/');
+        todo = beneath::join(&target, &rest);
+    }
+    Ok(done)
+}
+
+fn link_target(root: BorrowedFd<'_>, path: &[u8]) -> std::io::Result<Option<Vec<u8>>> {
+    let fd = match beneath::open(root, path, OFlags::PATH | OFlags::NOFOLLOW) {
+        Ok(fd) => fd,
+        Err(e) if is_missing(&e) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    if beneath::kind(&stat_fd(fd.as_fd())?) != FileType::Symlink {
+        return Ok(None);
+    }
+    Ok(Some(rustix::fs::readlinkat(&fd, "", Vec::new())?.into_bytes()))
+}
+
+/// Go's `os.FileMode`.
+fn go_mode(stat: &Stat) -> u32 {
+    let kind = match beneath::kind(stat) {
+        FileType::Directory => 1 << 31,
+        FileType::Symlink => 1 << 27,
+        FileType::BlockDevice => 1 << 26,
+        FileType::CharacterDevice => 1 << 26 | 1 << 21,
+        FileType::Fifo => 1 << 25,
+        FileType::Socket => 1 << 24,
+        _ => 0,
+    };
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    let bit = |m: Mode, at: u32| if mode.contains(m) { 1 << at } else { 0 };
+    kind | (stat.st_mode & 0o777) | bit(Mode::SUID, 23) | bit(Mode::SGID, 22) | bit(Mode::SVTX, 20)
+}
+
+#[cfg(test)]
+mod tests;

@@ -26,10 +26,10 @@ pub enum ImageError {
     /// A tag was asked for where a digest stands.
     #[error("refusing to create a tag with a digest reference")]
     TagIsDigest,
-    /// An image is in use, has several names, or has children.
+    /// An image is in use or has several names.
     #[error("conflict: unable to {action} (must be forced) - {reason}")]
     SoftConflict {
-        /// `delete 1234…` or `remove repository reference "x"`.
+        /// `delete 1234…` or `delete name:tag`.
         action: String,
         /// Why.
         reason: String,
@@ -42,18 +42,6 @@ pub enum ImageError {
         /// Why.
         reason: String,
     },
-    /// A name is used by a container; wording of `docker rmi NAME`.
-    #[error(
-        "conflict: unable to remove repository reference {reference:?} (must force) - container {container} is using its referenced image {image}"
-    )]
-    InUse {
-        /// Familiar reference.
-        reference: String,
-        /// Short id of a container.
-        container: String,
-        /// Short id of the image.
-        image: String,
-    },
     /// A filter nobody knows.
     #[error("invalid filter '{0}'")]
     UnknownFilter(String),
@@ -65,7 +53,10 @@ pub enum ImageError {
         /// Its values.
         value: String,
     },
-    /// `push` of a name that does not exist here.
+    /// `push` of a tag that does not exist here.
+    #[error("tag does not exist: {0}")]
+    NoTag(String),
+    /// `push` of a repository that does not exist here.
     #[error("An image does not exist locally with the tag: {0}")]
     NotLocal(String),
     /// The image exists, but not for the platform that was asked for.
@@ -134,6 +125,9 @@ pub enum ImageError {
     /// An archive cannot be read or extracted.
     #[error(transparent)]
     Tar(#[from] TarError),
+    /// The registry refused or could not be reached.
+    #[error(transparent)]
+    Registry(#[from] corten_registry::RegistryError),
     /// The caller gave up.
     #[error("context canceled")]
     Cancelled,
@@ -153,9 +147,11 @@ impl ImageError {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NotFound(_) | Self::Ambiguous | Self::NotLocal(_) | Self::PlatformMismatch { .. } => {
-                Kind::NotFound
-            }
+            Self::NotFound(_)
+            | Self::Ambiguous
+            | Self::NotLocal(_)
+            | Self::NoTag(_)
+            | Self::PlatformMismatch { .. } => Kind::NotFound,
             Self::NoPlatform(_) => Kind::NotFound,
             Self::Reference(_)
             | Self::Tag(_)
@@ -168,9 +164,10 @@ impl ImageError {
             | Self::MissingInArchive { .. }
             | Self::Limit { .. }
             | Self::LayerType(_) => Kind::InvalidArgument,
-            Self::SoftConflict { .. } | Self::HardConflict { .. } | Self::InUse { .. } => Kind::Conflict,
+            Self::SoftConflict { .. } | Self::HardConflict { .. } => Kind::Conflict,
             Self::Unsupported(_) => Kind::Unsupported,
-            Self::Cancelled => Kind::Cancelled,
+            Self::Cancelled | Self::Tar(TarError::Cancelled) => Kind::Cancelled,
+            Self::Registry(e) => e.kind(),
             Self::Tar(_)
             | Self::DigestMismatch { .. }
             | Self::SizeMismatch { .. }

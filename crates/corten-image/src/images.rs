@@ -1,18 +1,37 @@
 //! `Images`: the handle to everything about images.
+//!
+//! Tables of `meta.db`, written by this module only (`image_holds` within transactions of the engine, too):
+//! ```text
+//! image_images      <id>                   target, manifests, parent, times; the documents themselves are blobs
+//! image_references  <canonical reference>  → id
+//! image_holds       <id> <holder>          a container uses the image
+//! ```
+//! An image exists while its record does: it has a name, or is `dangling` (kept without one: the name moved on, or
+//! it never had any). All records are mirrored in memory, so that lookups never wait for the disk; every change is
+//! one durable transaction, then the mirror is replaced.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write as IoWrite};
+mod create;
+mod load;
+mod lookup;
+mod pull;
+mod push;
+mod records;
+mod remove;
+mod save;
+
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use corten_base::db::{Db, Write};
+use corten_base::Digest;
+use corten_base::db::{Commit, Db, DbError, Write};
 use corten_base::event::Bus;
-use corten_base::{Cancel, Digest, Platform, Reference};
 
-use crate::{
-    CommitRequest, DiskUsage, HistoryItem, Image, ImageError, ImportRequest, Layer, NewImage, Progress,
-    Pruned, RemoveOptions, Removed, Snapshots, Summary,
-};
+pub use self::pull::PullRequest;
+pub(crate) use self::records::Draft;
+use self::records::{HOLDS, HoldRecord, IMAGES, State, hold_key};
+use crate::content::Content;
+use crate::{Image, ImageError, Snapshots};
 
 /// Filters as the API gets them: name → values. Unknown names and bad values are refused in Docker's words.
 pub type Filters = BTreeMap<String, Vec<String>>;
@@ -20,97 +39,49 @@ pub type Filters = BTreeMap<String, Vec<String>>;
 /// All images of one data root. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Images {
-    inner: Arc<()>,
+    inner: Arc<Inner>,
 }
 
-fn pending<T>() -> Result<T, ImageError> {
-    Err(ImageError::Unsupported("being written".into()))
+#[derive(Debug)]
+struct Inner {
+    db: Db,
+    bus: Bus,
+    content: Content,
+    snapshots: Snapshots,
+    /// Changes come one at a time: each starts from the state that the one before left.
+    gate: Mutex<()>,
+    state: RwLock<Arc<State>>,
+    /// Blobs on their way in, so that two pulls do not fetch one twice.
+    flights: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Images {
-    /// Opens `<root>/{blobs,ingest,snapshots}` and the tables `image_*`, `snapshot_*`; sweeps what a crash left.
+    /// Opens `<root>/{blobs,ingest,snapshots}` and the tables `image_*`; sweeps what a crash left.
     ///
     /// # Errors
     /// The directory or database cannot be used.
-    pub fn open(_root: &Path, _db: Db, _bus: Bus) -> Result<Self, ImageError> {
-        pending()
+    pub fn open(root: &Path, db: Db, bus: Bus) -> Result<Self, ImageError> {
+        let content = Content::open(root)?;
+        let snapshots = Snapshots::open(root, content.clone())?;
+        let state = State::load(&db, &content, &snapshots)?;
+        let inner = Inner {
+            db,
+            bus,
+            content,
+            snapshots,
+            gate: Mutex::default(),
+            state: RwLock::new(Arc::new(state)),
+            flights: Mutex::default(),
+        };
+        let images = Self { inner: Arc::new(inner) };
+        images.collect()?;
+        Ok(images)
     }
 
-    /// Finds an image by reference (`:latest` implied), id, or prefix of an id (with or without `sha256:`).
-    ///
-    /// # Errors
-    /// `NotFound` (`No such image: x`), `Ambiguous`, `Reference`.
-    pub fn resolve(&self, _name: &str) -> Result<Arc<Image>, ImageError> {
-        pending()
-    }
-
-    /// As [`Images::resolve`], but the view for this platform (same id, other manifest and configuration).
-    ///
-    /// # Errors
-    /// As `resolve`, and `PlatformMismatch`.
-    pub fn resolve_for(&self, _name: &str, _platform: Option<&Platform>) -> Result<Arc<Image>, ImageError> {
-        pending()
-    }
-
-    /// The image with exactly this id.
+    /// Writable layers, layers on disk, overlays.
     #[must_use]
-    pub fn get(&self, _id: &Digest) -> Option<Arc<Image>> {
-        None
-    }
-
-    /// `GET /images/json`: filters `reference`, `dangling`, `label`, `label!`, `before`, `since`, `until`. Newest first.
-    /// Without `all`, untagged images that have children are left out.
-    ///
-    /// # Errors
-    /// `UnknownFilter`, `FilterValue`, and `NotFound` of `before` and `since`.
-    pub fn list(&self, _filters: &Filters, _all: bool) -> Result<Vec<Summary>, ImageError> {
-        pending()
-    }
-
-    /// Number of images (`Images` of `GET /info`).
-    #[must_use]
-    pub fn count(&self) -> usize {
-        0
-    }
-
-    /// `GET /images/{name}/history`.
-    ///
-    /// # Errors
-    /// As [`Images::resolve`].
-    pub fn history(&self, _name: &str) -> Result<Vec<HistoryItem>, ImageError> {
-        pending()
-    }
-
-    /// Names an image; a name that another image has moves. Publishes `tag`.
-    ///
-    /// # Errors
-    /// As [`Images::resolve`]; `TagIsDigest`.
-    pub fn tag(&self, _name: &str, _target: &Reference) -> Result<(), ImageError> {
-        pending()
-    }
-
-    /// `DELETE /images/{name}` by Docker's rules.
-    ///
-    /// # Errors
-    /// As [`Images::resolve`]; conflicts.
-    pub fn remove(&self, _name: &str, _options: &RemoveOptions) -> Result<Vec<Removed>, ImageError> {
-        pending()
-    }
-
-    /// `POST /images/prune`: filters `dangling` (default true), `until`, `label`, `label!`.
-    ///
-    /// # Errors
-    /// `UnknownFilter`, `FilterValue`.
-    pub fn prune(&self, _filters: &Filters) -> Result<Pruned, ImageError> {
-        pending()
-    }
-
-    /// For `GET /system/df`.
-    ///
-    /// # Errors
-    /// The database or directories cannot be read.
-    pub fn disk_usage(&self) -> Result<DiskUsage, ImageError> {
-        pending()
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.inner.snapshots
     }
 
     /// Keeps an image from being collected while `holder` (a container's id) exists; part of the caller's
@@ -118,93 +89,88 @@ impl Images {
     ///
     /// # Errors
     /// `NotFound` when the image went in the meantime.
-    pub fn hold(&self, _txn: &Write, _id: &Digest, _holder: &str) -> Result<(), ImageError> {
-        pending()
+    pub fn hold(&self, txn: &Write, id: &Digest, holder: &str) -> Result<(), ImageError> {
+        if txn.get(IMAGES, id.as_str())?.is_none() {
+            return Err(ImageError::NotFound(id.to_string()));
+        }
+        Ok(txn.put(HOLDS, &hold_key(id, holder), &HoldRecord {})?)
     }
 
     /// Ends a hold; none is a success.
     ///
     /// # Errors
     /// The database.
-    pub fn release(&self, _txn: &Write, _id: &Digest, _holder: &str) -> Result<(), ImageError> {
-        pending()
+    pub fn release(&self, txn: &Write, id: &Digest, holder: &str) -> Result<(), ImageError> {
+        txn.remove(HOLDS, &hold_key(id, holder))?;
+        Ok(())
     }
 
-    /// Writable layers, layers on disk, overlays.
-    #[must_use]
-    pub fn snapshots(&self) -> &Snapshots {
-        unimplemented!()
-    }
-
-    /// Reads a docker archive or an OCI layout, compressed or not. Sends `Stream("Loaded image: x\n")`.
+    /// Who holds which image.
     ///
     /// # Errors
-    /// `NotAnImageArchive`, `Tar`, digest mismatches, …
-    pub fn load(
+    /// The database.
+    pub fn holders(&self) -> Result<BTreeMap<Digest, Vec<String>>, ImageError> {
+        Ok(records::holders(self.inner.db.all(HOLDS)?))
+    }
+
+    /// Flushes layers to disk; for an orderly shutdown.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn close(&self) -> Result<(), ImageError> {
+        self.inner.snapshots.flush()
+    }
+
+    fn content(&self) -> &Content {
+        &self.inner.content
+    }
+
+    /// A tokio mutex, because it is held while the blob is downloaded.
+    fn flight(&self, blob: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut flights = self.inner.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.retain(|_, flight| Arc::strong_count(flight) > 1);
+        Arc::clone(flights.entry(blob.clone()).or_default())
+    }
+
+    fn state(&self) -> Arc<State> {
+        Arc::clone(&self.inner.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One change: durable first, then visible.
+    fn update<T>(&self, f: impl FnOnce(&mut Draft<'_>) -> Result<T, ImageError>) -> Result<T, ImageError> {
+        self.update_as(Commit::Durable, f)
+    }
+
+    fn update_as<T>(
         &self,
-        _archive: &mut dyn Read,
-        _progress: &Progress,
-        _cancel: &Cancel,
-    ) -> Result<Vec<Arc<Image>>, ImageError> {
-        pending()
+        commit: Commit,
+        f: impl FnOnce(&mut Draft<'_>) -> Result<T, ImageError>,
+    ) -> Result<T, ImageError> {
+        let _one_at_a_time = self.inner.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = State::clone(&self.state());
+        let (value, state) = self.inner.db.write(commit, |txn| {
+            let mut draft =
+                Draft { txn, state, content: &self.inner.content, snapshots: &self.inner.snapshots };
+            let value = f(&mut draft)?;
+            Ok::<_, ImageError>((value, draft.state))
+        })?;
+        *self.inner.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+        Ok(value)
     }
 
-    /// Writes the named images as OCI layout with `manifest.json`. Names are checked before the first byte.
-    ///
-    /// # Errors
-    /// As [`Images::resolve`]; `Stream` where the reader went away.
-    pub fn save(
-        &self,
-        _names: &[String],
-        _out: &mut dyn IoWrite,
-        _cancel: &Cancel,
-    ) -> Result<(), ImageError> {
-        pending()
-    }
-
-    /// Makes an image of one layer from a tar, compressed or not.
-    ///
-    /// # Errors
-    /// `Tar` for a bad archive.
-    pub fn import(
-        &self,
-        _tar: &mut dyn Read,
-        _request: ImportRequest,
-        _cancel: &Cancel,
-    ) -> Result<Arc<Image>, ImageError> {
-        pending()
-    }
-
-    /// Makes an image from a writable layer. No layer is added where nothing was changed.
-    ///
-    /// # Errors
-    /// Reading the layer or writing the blob.
-    pub fn commit(&self, _request: CommitRequest, _cancel: &Cancel) -> Result<Arc<Image>, ImageError> {
-        pending()
-    }
-
-    /// For the builder: turns the writable layer `snapshot` into a layer (its directory is taken, not copied; the
-    /// snapshot is gone afterwards). `None` where nothing was changed.
-    ///
-    /// # Errors
-    /// Reading the layer or writing the blob.
-    pub fn take_layer(&self, _snapshot: &str, _cancel: &Cancel) -> Result<Option<Layer>, ImageError> {
-        pending()
-    }
-
-    /// For the builder: makes a layer of a tar stream.
-    ///
-    /// # Errors
-    /// `Tar` for a bad archive.
-    pub fn put_layer(&self, _tar: &mut dyn Read, _cancel: &Cancel) -> Result<Layer, ImageError> {
-        pending()
-    }
-
-    /// For the builder: makes an image of layers and a configuration; publishes `tag` for its names.
-    ///
-    /// # Errors
-    /// The store.
-    pub fn create_image(&self, _new: NewImage) -> Result<Arc<Image>, ImageError> {
-        pending()
+    /// Publishes what happened to an image, with its labels as Docker does.
+    fn event(&self, action: &str, actor: &str, name: &str, image: Option<&Image>) {
+        let mut attributes = image.map(Image::labels).unwrap_or_default();
+        attributes.insert("name".into(), name.into());
+        self.inner.bus.publish("image", action, actor, attributes);
     }
 }
+
+impl From<DbError> for Box<ImageError> {
+    fn from(e: DbError) -> Self {
+        Self::new(ImageError::Db(e))
+    }
+}
+
+#[cfg(test)]
+mod tests;

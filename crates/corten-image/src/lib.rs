@@ -12,6 +12,9 @@
 //! Long operations take a [`corten_base::Cancel`] and report typed [`ProgressEvent`]s.
 
 pub mod archive;
+mod beneath;
+mod compress;
+mod content;
 mod error;
 mod image;
 mod images;
@@ -24,6 +27,6 @@ pub use image::{
     CommitRequest, DiskUsage, HistoryItem, Image, ImageUsage, ImportRequest, Layer, NewImage, Pruned,
     RemoveOptions, Removed, Summary,
 };
-pub use images::{Filters, Images};
+pub use images::{Filters, Images, PullRequest};
 pub use progress::{LayerPhase, Progress, ProgressEvent};
 pub use snapshot::{Change, ChangeKind, Overlay, Snapshots};
