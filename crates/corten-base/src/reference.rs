@@ -9,7 +9,8 @@ use std::str::FromStr;
 
 use crate::Digest;
 
-const DEFAULT_DOMAIN: &str = "docker.io";
+/// The registry of references that name none.
+pub const DEFAULT_DOMAIN: &str = "docker.io";
 const LEGACY_DOMAIN: &str = "index.docker.io";
 const OFFICIAL: &str = "library/";
 

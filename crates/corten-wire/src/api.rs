@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use decode::{DecodeError, decode, decode_body};
+pub use decode::{DecodeError, GoValue, JsonError, decode, decode_body};
 pub use filters::{FilterError, Filters};
 
 /// The newest version of the API that this program speaks.

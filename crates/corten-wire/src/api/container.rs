@@ -153,19 +153,26 @@ pub struct CreateRequest {
 }
 
 impl CreateRequest {
-    /// Reads the body; `Ok(None)` for an object that says nothing at all (`{}`), which Docker refuses with a
-    /// message of its own.
+    /// Reads the body.
     ///
     /// # Errors
     /// What is wrong with the JSON.
     pub fn decode(body: &[u8]) -> Result<Option<Self>, DecodeError> {
+        Self::read(&GoValue::parse_body(body)?)
+    }
+
+    /// The parsed body as a request; `Ok(None)` for an object that says nothing at all (`{}`), which Docker refuses
+    /// with a message of its own.
+    ///
+    /// # Errors
+    /// What is wrong with the JSON.
+    pub fn read(value: &GoValue) -> Result<Option<Self>, DecodeError> {
         #[derive(Default, Deserialize)]
         #[serde(default, rename_all = "PascalCase")]
         struct Beside {
             host_config: HostConfig,
             networking_config: NetworkingConfig,
         }
-        let value = GoValue::parse_body(body)?;
         if value.is_empty_object() {
             return Ok(None);
         }

@@ -137,6 +137,11 @@ impl GoValue {
         }
     }
 
+    /// The document, to be changed before it is read.
+    pub fn value_mut(&mut self) -> &mut Value {
+        &mut self.0
+    }
+
     /// `{}`, or nothing but nulls.
     #[must_use]
     pub fn is_empty_object(&self) -> bool {
