@@ -34,8 +34,10 @@ pub struct PathStat {
 pub struct PutOptions {
     /// A directory may not replace a file nor a file a directory.
     pub no_overwrite_dir_non_dir: bool,
-    /// `copyUIDGID`: files belong to this user and group (the container's) instead of those the archive states.
-    pub owner: Option<(u32, u32)>,
+    /// Keep the owners that the archive states; otherwise files belong to `owner`.
+    pub copy_uid_gid: bool,
+    /// Owner of new files where the archive's owners are not kept.
+    pub owner: (u32, u32),
 }
 
 /// What went wrong with a path in a container. The engine adds which container.
@@ -155,7 +157,11 @@ pub fn put(
     let options = ExtractOptions {
         prefix: &destination,
         whiteouts: false,
-        owners: options.owner.map_or(Owners::FromArchive, |(uid, gid)| Owners::Fixed(uid, gid)),
+        owners: if options.copy_uid_gid {
+            Owners::FromArchive
+        } else {
+            Owners::Fixed(options.owner.0, options.owner.1)
+        },
         no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir.then_some(path),
         limits: Limits::default(),
     };

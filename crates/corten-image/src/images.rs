@@ -27,7 +27,6 @@ use corten_base::Digest;
 use corten_base::db::{Commit, Db, DbError, Write};
 use corten_base::event::Bus;
 
-pub use self::pull::PullRequest;
 pub(crate) use self::records::Draft;
 use self::records::{HOLDS, HoldRecord, IMAGES, State, hold_key};
 use crate::content::Content;

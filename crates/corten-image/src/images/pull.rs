@@ -34,19 +34,9 @@ const QUEUE: usize = 16;
 /// Shortest time between two lines about one layer.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What to pull.
-#[derive(Debug, Clone)]
-pub struct PullRequest {
-    /// Name with tag or digest; `latest` without.
-    pub reference: Reference,
-    /// All tags of the repository.
-    pub all_tags: bool,
-    /// Another platform than the host's.
-    pub platform: Option<Platform>,
-}
-
 impl Images {
-    /// Pulls an image, or all tags of a repository (then the last image is returned). Publishes `pull`.
+    /// Pulls an image by tag (`latest` without) or digest, for the host's platform or another one. Publishes
+    /// `pull`. A repository's tags are listed by [`Repository::tags`].
     ///
     /// # Errors
     /// `Registry`, `NoPlatform`, `Document`, digest mismatches, `Cancelled`. Nothing half-made is named.
@@ -54,29 +44,14 @@ impl Images {
         &self,
         client: &Client,
         credentials: &Credentials,
-        request: PullRequest,
+        reference: &Reference,
+        platform: Option<&Platform>,
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<Arc<Image>, ImageError> {
-        let repository = client.repository(&request.reference, credentials);
-        let references = if request.all_tags {
-            let tags = until_cancelled(cancel, repository.tags()).await??;
-            tags.iter().map(|t| request.reference.with_tag(t)).collect::<Result<Vec<_>, _>>()?
-        } else {
-            vec![request.reference.clone().or_latest()]
-        };
-        let mut last = None;
-        for reference in references {
-            let pull = Pull {
-                images: self,
-                repository: &repository,
-                platform: request.platform.as_ref(),
-                progress,
-                cancel,
-            };
-            last = Some(pull.one(&reference).await?);
-        }
-        last.ok_or_else(|| ImageError::NotFound(request.reference.familiar()))
+        let repository = client.repository(reference, credentials);
+        let pull = Pull { images: self, repository: &repository, platform, progress, cancel };
+        pull.one(&reference.clone().or_latest()).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use corten_base::{Cancel, Digest, Reference};
+use corten_base::{Cancel, Digest, Platform, Reference};
 use corten_registry::{BlobSource, Client, Credentials, Repository, Target};
 use corten_wire::oci_image::{Descriptor, Document, MAX_DOCUMENT, Manifest, media_type};
 use tokio::sync::Semaphore;
@@ -17,15 +17,17 @@ use crate::{Image, ImageError, LayerPhase, Progress, ProgressEvent};
 const PARALLEL: usize = 5;
 
 impl Images {
-    /// Pushes a name, or all tags of a repository where the reference has no tag. Publishes `push`.
+    /// Pushes a name, or all tags of a repository where the reference has no tag. With a platform only its
+    /// manifest is pushed. Publishes `push`.
     ///
     /// # Errors
-    /// `NotLocal`, `Registry`, `Cancelled`.
+    /// `NotLocal`, `NoTag`, `PlatformMismatch`, `Registry`, `Cancelled`.
     pub async fn push(
         &self,
         client: &Client,
         credentials: &Credentials,
         reference: &Reference,
+        platform: Option<&Platform>,
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<(), ImageError> {
@@ -33,8 +35,19 @@ impl Images {
         let names = self.names_to_push(reference)?;
         let repository = client.repository(reference, credentials);
         for (name, image) in names {
-            let push =
-                Push { images: self, repository: &repository, name: &name, image: &image, progress, cancel };
+            let image = match platform {
+                Some(_) => self.resolve_for(&name.familiar(), platform)?,
+                None => image,
+            };
+            let push = Push {
+                images: self,
+                repository: &repository,
+                name: &name,
+                image: &image,
+                whole: platform.is_none(),
+                progress,
+                cancel,
+            };
             push.run().await?;
             self.event("push", &name.familiar(), &name.familiar_name(), Some(&image));
         }
@@ -86,6 +99,8 @@ struct Push<'a> {
     repository: &'a Repository,
     name: &'a Reference,
     image: &'a Image,
+    /// The index, if it is one, and not only the image's own manifest.
+    whole: bool,
     progress: &'a Progress,
     cancel: &'a Cancel,
 }
@@ -102,7 +117,7 @@ impl Push<'_> {
             Document::Index(index) => {
                 let entries: Vec<_> = index.manifests.iter().filter(|d| !is_attestation(d)).collect();
                 let complete = self.images.complete_manifests(&self.image.target)?;
-                if complete.len() == index.manifests.len() && complete.len() == entries.len() {
+                if self.whole && complete.len() == index.manifests.len() && complete.len() == entries.len() {
                     for entry in &complete {
                         let bytes = self.manifest_and_content(entry, &mut pins).await?;
                         self.put(&Target::Digest(entry.digest.clone()), entry, bytes).await?;
