@@ -26,6 +26,7 @@
 //! serves every container's 127.0.0.11. Both end with the last [`Net`].
 
 mod config;
+mod conntrack;
 mod dns;
 mod endpoint;
 mod error;

@@ -4,18 +4,21 @@
 //! host), `filter` (the nft table).
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use corten_base::Id;
 use ipnet::IpNet;
 
 use crate::config::{AddressPool, NetConfig};
+use crate::conntrack::{self, Change};
 use crate::dns::Dns;
-use crate::endpoint::{EndpointRecord, EndpointSpec, InterfaceStats, SandboxSpec};
+use crate::endpoint::{EndpointRecord, EndpointSpec, InterfaceStats, Protocol, SandboxSpec};
 use crate::error::NetError;
 use crate::ipam;
-use crate::network::{NetworkRecord, NetworkSpec};
+use crate::network::{IpamConfig, NetworkRecord, NetworkSpec};
 use crate::nft::{Table, TableFamily};
 use crate::plan;
 use crate::route::{Link, Rtnetlink};
@@ -37,6 +40,8 @@ struct Inner {
     state: Mutex<State>,
     host: Mutex<Rtnetlink>,
     filter: Option<Mutex<Table>>,
+    /// The table of an earlier daemon stays as it is until [`Net::restore`] says what belongs in it.
+    waiting: AtomicBool,
     sandboxes: Sandboxes,
     dns: Dns,
 }
@@ -58,11 +63,15 @@ impl Net {
         if config.ip_forward {
             ensure_setting("net/ipv4/ip_forward", "1").map_err(kernel("switch on IP forwarding"))?;
         }
+        let mut waiting = false;
         let filter = if config.firewall {
             let name = format!("corten-{}", config.instance);
             let mut table = Table::open(TableFamily::Inet, name).map_err(kernel("open nftables"))?;
+            waiting = table.exists().map_err(kernel("look for the nft table"))?;
             table.ensure(true).map_err(kernel("make the nft table"))?;
-            table.commit(&plan::ruleset(&[], true)).map_err(kernel("make the nft rules"))?;
+            if !waiting {
+                table.commit(&plan::ruleset(&[], true)).map_err(kernel("make the nft rules"))?;
+            }
             Some(Mutex::new(table))
         } else {
             None
@@ -81,16 +90,8 @@ impl Net {
             pools.push(ipam::unique_local_pool(config.instance.as_bytes()));
         }
         let state = Mutex::new(State::new(config.firewall));
-        Ok(Self(Arc::new(Inner {
-            config,
-            pools,
-            mtu,
-            state,
-            host: Mutex::new(host),
-            filter,
-            sandboxes,
-            dns,
-        })))
+        let (host, waiting) = (Mutex::new(host), AtomicBool::new(waiting));
+        Ok(Self(Arc::new(Inner { config, pools, mtu, state, host, filter, waiting, sandboxes, dns })))
     }
 
     /// Makes the default bridge network under this id, or takes over the link that is there; `None` for
@@ -99,6 +100,9 @@ impl Net {
         let Some(mut spec) = self.0.config.default_network(id) else { return Ok(None) };
         if let Some(mtu) = spec.options.get_mut(crate::network::option::MTU) {
             *mtu = self.0.config.mtu.unwrap_or(self.0.mtu).to_string();
+        }
+        if !spec.ipam.iter().any(|c| matches!(c.subnet, Some(IpNet::V4(_)))) {
+            spec.ipam.extend(self.present_subnet(&spec)?);
         }
         self.create(spec, true).map(Some)
     }
@@ -126,6 +130,18 @@ impl Net {
         Ok(record)
     }
 
+    /// The IPv4 subnet that the default bridge has already.
+    fn present_subnet(&self, spec: &NetworkSpec) -> Result<Option<IpamConfig>, NetError> {
+        let Some(index) = self.own_link(spec, true)? else { return Ok(None) };
+        let addresses = lock(&self.0.host).addresses_of(index).map_err(NetError::kernel("list addresses"))?;
+        let v4 = addresses.into_iter().find(|a| matches!(a, IpNet::V4(_)) && a.prefix_len() < 31);
+        Ok(v4.map(|a| IpamConfig {
+            subnet: Some(a.trunc()),
+            gateway: Some(a.addr()),
+            ..IpamConfig::default()
+        }))
+    }
+
     /// The default bridge's own routes are no reason to avoid its subnet.
     fn own_link(&self, spec: &NetworkSpec, wanted: bool) -> Result<Option<u32>, NetError> {
         let name = spec.options.get(crate::network::option::BRIDGE_NAME).filter(|_| wanted);
@@ -150,7 +166,8 @@ impl Net {
         Ok(path)
     }
 
-    /// Forgets the container's namespace, and endpoints that still are in it. Idempotent.
+    /// Forgets the container's namespace, and endpoints that still are in it. Idempotent. The file itself goes a moment
+    /// later.
     pub fn ensure_no_sandbox(&self, container: &Id) -> Result<(), NetError> {
         let left: Vec<EndpointRecord> = lock(&self.0.state).endpoints_of(container).cloned().collect();
         for endpoint in &left {
@@ -158,7 +175,8 @@ impl Net {
         }
         lock(&self.0.state).sandboxes.remove(container);
         self.0.dns.stop(container);
-        self.0.sandboxes.ensure_none(container).map_err(NetError::kernel("forget a network namespace"))
+        self.0.sandboxes.ensure_none(container);
+        Ok(())
     }
 
     /// Where the container's namespace is (`NetworkSettings.SandboxKey`), whether or not it exists.
@@ -257,12 +275,25 @@ impl Net {
         if table.is_intact(expected).map_err(NetError::kernel("read the nft table"))? {
             return Ok(false);
         }
-        let mut commands = plan::ruleset(&networks, true);
-        let ports: Vec<plan::Publication> =
-            state.endpoints.values().flat_map(|e| state.publications(e)).collect();
-        commands.extend(plan::publish(&ports));
-        table.ensure(true).map_err(NetError::kernel("make the nft table"))?;
-        table.commit(&commands).map_err(NetError::kernel("make the nft rules"))?;
+        drop(table);
+        drop(state);
+        self.0.commit_everything()?;
+        Ok(true)
+    }
+
+    /// Takes the nft table and the bridges away if no container is attached to anything: for a daemon that ends in
+    /// order. True if it did. Nothing can be done with this `Net` afterwards but dropping it.
+    pub fn retire(&self) -> Result<bool, NetError> {
+        let mut state = lock(&self.0.state);
+        if !state.endpoints.is_empty() {
+            return Ok(false);
+        }
+        if let Some(filter) = &self.0.filter {
+            lock(filter).remove().map_err(NetError::kernel("remove the nft table"))?;
+        }
+        for network in std::mem::take(&mut state.networks).values() {
+            self.0.ensure_no_link(network)?;
+        }
         Ok(true)
     }
 }
@@ -270,27 +301,63 @@ impl Net {
 impl Inner {
     /// The rules for the networks as they are now; ports stay.
     fn commit_rules(&self) -> Result<(), NetError> {
-        let Some(filter) = &self.filter else { return Ok(()) };
+        let Some(filter) = self.ready_filter() else { return Ok(()) };
         let state = lock(&self.state);
         let networks: Vec<&NetworkRecord> = state.networks.values().collect();
         let commands = plan::ruleset(&networks, false);
         lock(filter).commit(&commands).map_err(NetError::kernel("make the nft rules"))
     }
 
+    /// The rules and all ports, whatever there was before.
+    fn commit_everything(&self) -> Result<(), NetError> {
+        let Some(filter) = &self.filter else { return Ok(()) };
+        let state = lock(&self.state);
+        let networks: Vec<&NetworkRecord> = state.networks.values().collect();
+        let mut commands = plan::ruleset(&networks, true);
+        let ports: Vec<plan::Publication> =
+            state.endpoints.values().flat_map(|e| state.publications(e)).collect();
+        commands.extend(plan::publish(&ports));
+        let mut table = lock(filter);
+        table.ensure(true).map_err(NetError::kernel("make the nft table"))?;
+        table.commit(&commands).map_err(NetError::kernel("make the nft rules"))?;
+        self.waiting.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn ready_filter(&self) -> Option<&Mutex<Table>> {
+        self.filter.as_ref().filter(|_| !self.waiting.load(Ordering::Relaxed))
+    }
+
     fn open_ports(&self, record: &EndpointRecord) -> Result<(), NetError> {
         let publications = lock(&self.state).publications(record);
-        let Some(filter) = self.filter.as_ref().filter(|_| !publications.is_empty()) else { return Ok(()) };
-        lock(filter).commit(&plan::publish(&publications)).map_err(NetError::kernel("publish ports"))
+        let Some(filter) = self.ready_filter().filter(|_| !publications.is_empty()) else { return Ok(()) };
+        lock(filter).commit(&plan::publish(&publications)).map_err(NetError::kernel("publish ports"))?;
+        if has_udp(&publications) {
+            let addresses = lock(&self.host).addresses().map_err(NetError::kernel("list addresses"))?;
+            let addresses: Vec<IpAddr> = addresses.into_iter().map(|(_, net)| net.addr()).collect();
+            conntrack::forget(&publications, Change::Published(&addresses))
+                .map_err(NetError::kernel("forget earlier connections"))?;
+        }
+        Ok(())
     }
 
     fn close_ports(&self, publications: &[plan::Publication]) -> Result<(), NetError> {
-        let Some(filter) = self.filter.as_ref().filter(|_| !publications.is_empty()) else { return Ok(()) };
+        let Some(filter) = self.ready_filter().filter(|_| !publications.is_empty()) else { return Ok(()) };
         match lock(filter).commit(&plan::unpublish(publications)) {
             // Not published yet, when an attachment is undone; or somebody flushed the table.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            outcome => outcome.map_err(NetError::kernel("take published ports back")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => outcome.map_err(NetError::kernel("take published ports back"))?,
         }
+        if has_udp(publications) {
+            conntrack::forget(publications, Change::Unpublished)
+                .map_err(NetError::kernel("forget earlier connections"))?;
+        }
+        Ok(())
     }
+}
+
+fn has_udp(publications: &[plan::Publication]) -> bool {
+    publications.iter().any(|p| p.protocol == Protocol::Udp)
 }
 
 /// The host side's counters as the container sees them.

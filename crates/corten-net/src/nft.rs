@@ -104,6 +104,7 @@ pub(crate) enum Command {
 const SUBSYSTEM: u16 = 10 << 8;
 const NEWTABLE: u16 = SUBSYSTEM;
 const GETTABLE: u16 = SUBSYSTEM | 1;
+const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
 const NEWRULE: u16 = SUBSYSTEM | 6;
 const GETRULE: u16 = SUBSYSTEM | 7;
@@ -165,6 +166,30 @@ impl Table {
         }
         batch.message(BATCH_END, 0, &[0, 0, 0, 10], |_| {});
         self.conversation.execute_before_last(batch, last)
+    }
+
+    /// Whether somebody made the table before.
+    pub(crate) fn exists(&mut self) -> io::Result<bool> {
+        let mut batch = Batch::default();
+        batch.message(GETTABLE, 0, &self.header(), |m| m.put_str(1, &self.name));
+        match self.conversation.get(batch) {
+            Ok(answer) => Ok(answer.is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the table with everything in it; not there is success.
+    pub(crate) fn remove(&mut self) -> io::Result<()> {
+        let mut batch = Batch::default();
+        batch.message(BATCH_BEGIN, 0, &[0, 0, 0, 10], |_| {});
+        let last = batch.len();
+        batch.message(DELTABLE, 0, &self.header(), |m| m.put_str(1, &self.name));
+        batch.message(BATCH_END, 0, &[0, 0, 0, 10], |_| {});
+        match self.conversation.execute_before_last(batch, last) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Whether the table is there with this number of rules.

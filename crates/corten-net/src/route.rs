@@ -47,6 +47,7 @@ mod ifla {
     pub(super) const INFO_SLAVE_KIND: u16 = 4;
     pub(super) const INFO_SLAVE_DATA: u16 = 5;
     pub(super) const VETH_PEER: u16 = 1;
+    pub(super) const VLAN_ID: u16 = 1;
     pub(super) const MACVLAN_MODE: u16 = 1;
     pub(super) const INET6_ADDR_GEN_MODE: u16 = 8;
     pub(super) const BRPORT_STATE: u16 = 1;
@@ -137,6 +138,18 @@ impl Changes {
         self.0.message(NEWLINK, flag::CREATE | flag::EXCL, &link_header(0, 0, IFF_UP, IFF_UP), |m| {
             m.put_str(ifla::IFNAME, name);
             m.nest(ifla::LINKINFO, |m| m.put_str(ifla::INFO_KIND, "dummy"));
+        });
+    }
+
+    /// A VLAN on top of a link.
+    pub(crate) fn add_vlan(&mut self, name: &str, parent: u32, number: u16) {
+        self.0.message(NEWLINK, flag::CREATE | flag::EXCL, &link_header(0, 0, IFF_UP, IFF_UP), |m| {
+            m.put_str(ifla::IFNAME, name);
+            m.put_u32(ifla::LINK, parent);
+            m.nest(ifla::LINKINFO, |m| {
+                m.put_str(ifla::INFO_KIND, "vlan");
+                m.nest(ifla::INFO_DATA, |m| m.put(ifla::VLAN_ID, &number.to_ne_bytes()));
+            });
         });
     }
 
@@ -287,20 +300,26 @@ impl Rtnetlink {
         Ok(links)
     }
 
-    /// Addresses of one link.
-    pub(crate) fn addresses(&mut self, index: u32) -> io::Result<Vec<IpNet>> {
+    /// All addresses, with the index of their link.
+    pub(crate) fn addresses(&mut self) -> io::Result<Vec<(u32, IpNet)>> {
         let mut batch = Batch::default();
         batch.message(GETADDR, flag::DUMP, &[0; 8], |_| {});
         let mut addresses = Vec::new();
         self.0.dump(batch, |kind, payload| {
-            if kind != NEWADDR || payload.len() < 8 || u32_of(&payload[4..]) != Some(index) {
+            if kind != NEWADDR || payload.len() < 8 {
                 return;
             }
             let attributes = Attributes(&payload[8..]);
             let address = attributes.get(2).or_else(|| attributes.get(1)).and_then(address_of);
-            addresses.extend(address.and_then(|a| IpNet::new(a, payload[1]).ok()));
+            let net = address.and_then(|a| IpNet::new(a, payload[1]).ok());
+            addresses.extend(u32_of(&payload[4..]).zip(net));
         })?;
         Ok(addresses)
+    }
+
+    /// Addresses of one link.
+    pub(crate) fn addresses_of(&mut self, index: u32) -> io::Result<Vec<IpNet>> {
+        Ok(self.addresses()?.into_iter().filter(|(i, _)| *i == index).map(|(_, net)| net).collect())
     }
 
     /// Unicast routes of the main table, both families.
@@ -398,7 +417,8 @@ fn octets(address: IpAddr) -> (u8, Vec<u8>) {
     }
 }
 
-fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+/// An address as the kernel writes it: 4 or 16 bytes.
+pub(crate) fn address_of(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
         4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
         16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),

@@ -5,7 +5,7 @@
 //!
 //! INVARIANT: only that thread and the threads of `corten_sys::netns::run_in` change their namespace.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,11 @@ use crate::route::{Changes, Rtnetlink, is_absent};
 
 /// How long a link that was cut off may wait for its namespace to end.
 const LINGER: Duration = Duration::from_millis(300);
+/// How long after the last container the store of namespaces is filled up: making them would compete with setting that
+/// container up for the same locks of the kernel.
+const PAUSE: Duration = Duration::from_millis(25);
+/// How long a namespace of a container that is attached to nothing is kept open for its first attachment.
+const FRESH: Duration = Duration::from_secs(10);
 
 /// A namespace that is open, with rtnetlink inside it.
 #[derive(Debug)]
@@ -34,7 +39,9 @@ pub(crate) struct Sandboxes {
     directory: PathBuf,
     ready: Arc<Mutex<Vec<OpenSandbox>>>,
     /// Of containers that are being set up: spares the first attachment from entering.
-    fresh: Mutex<HashMap<Id, OpenSandbox>>,
+    fresh: Mutex<HashMap<Id, (Instant, OpenSandbox)>>,
+    /// Files that are to go. Whoever takes a path out of here removes it: the thread, or somebody who needs the name.
+    leaving: Arc<Mutex<HashSet<PathBuf>>>,
     jobs: Option<Sender<Job>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -42,6 +49,7 @@ pub(crate) struct Sandboxes {
 #[derive(Debug)]
 enum Job {
     Refill,
+    Unpin(PathBuf),
     DeleteLink(String),
 }
 
@@ -51,12 +59,27 @@ impl Sandboxes {
         std::fs::create_dir_all(&directory)?;
         let pool = Arc::new(Mutex::new(Vec::new()));
         let (jobs, queue) = mpsc::channel();
-        let worker = Worker { queue, pool: Arc::clone(&pool), target: ready, home: netns::current()?, host };
+        let leaving = Arc::new(Mutex::default());
+        let worker = Worker {
+            queue,
+            pool: Arc::clone(&pool),
+            leaving: Arc::clone(&leaving),
+            target: ready,
+            home: netns::current()?,
+            host,
+        };
         let thread = std::thread::Builder::new()
             .name("net-sandbox".into())
             .stack_size(128 * 1024)
             .spawn(move || worker.run())?;
-        Ok(Self { directory, ready: pool, fresh: Mutex::default(), jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self {
+            directory,
+            ready: pool,
+            fresh: Mutex::default(),
+            leaving,
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
     }
 
     /// Where the namespace of a container is.
@@ -67,7 +90,9 @@ impl Sandboxes {
     /// Makes the namespace of a container unless it exists.
     pub(crate) fn ensure(&self, container: &Id) -> io::Result<PathBuf> {
         let path = self.path(container);
-        if is_namespace(&path) {
+        if lock(&self.leaving).remove(&path) {
+            netns::unpin(&path)?;
+        } else if is_namespace(&path) {
             return Ok(path);
         }
         let ready = lock(&self.ready).pop();
@@ -77,19 +102,24 @@ impl Sandboxes {
         };
         self.send(Job::Refill);
         netns::pin(&sandbox.ns, &path)?;
-        lock(&self.fresh).insert(container.clone(), sandbox);
+        let now = Instant::now();
+        let mut fresh = lock(&self.fresh);
+        fresh.retain(|_, (since, _)| now - *since < FRESH);
+        fresh.insert(container.clone(), (now, sandbox));
         Ok(path)
     }
 
-    /// Takes away the file; the kernel ends the namespace when the last process in it is gone.
-    pub(crate) fn ensure_none(&self, container: &Id) -> io::Result<()> {
+    /// Takes away the file, in a moment; the kernel ends the namespace when the last process in it is gone.
+    pub(crate) fn ensure_none(&self, container: &Id) {
         lock(&self.fresh).remove(container);
-        netns::unpin(&self.path(container))
+        let path = self.path(container);
+        lock(&self.leaving).insert(path.clone());
+        self.send(Job::Unpin(path));
     }
 
     /// The namespace with rtnetlink inside, for one use: kept from [`Self::ensure`] or opened again.
     pub(crate) fn enter(&self, container: &Id) -> io::Result<OpenSandbox> {
-        if let Some(sandbox) = lock(&self.fresh).remove(container) {
+        if let Some((_, sandbox)) = lock(&self.fresh).remove(container) {
             return Ok(sandbox);
         }
         let ns = netns::open(&self.path(container))?;
@@ -133,8 +163,7 @@ impl Drop for Sandboxes {
 impl OpenSandbox {
     /// On a thread of its own, for callers that must stay where they are.
     fn make() -> io::Result<Self> {
-        let ns = netns::create()?;
-        let route = netns::run_in(ns.as_fd(), prepare_here)?;
+        let (ns, route) = netns::create_with(prepare_here)?;
         Ok(Self { ns, route })
     }
 }
@@ -176,6 +205,7 @@ fn is_namespace(path: &Path) -> bool {
 struct Worker {
     queue: Receiver<Job>,
     pool: Arc<Mutex<Vec<OpenSandbox>>>,
+    leaving: Arc<Mutex<HashSet<PathBuf>>>,
     target: usize,
     home: OwnedFd,
     host: Rtnetlink,
@@ -184,13 +214,13 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         let mut links: Vec<(Instant, String)> = Vec::new();
-        self.refill();
+        let mut refill = Some(Instant::now());
         loop {
-            let next = links
-                .first()
-                .map_or(Duration::from_secs(3600), |(due, _)| due.saturating_duration_since(Instant::now()));
-            match self.queue.recv_timeout(next) {
-                Ok(Job::Refill) => self.refill(),
+            let due = links.first().map(|(due, _)| *due).into_iter().chain(refill).min();
+            let wait = due.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));
+            match self.queue.recv_timeout(wait) {
+                Ok(Job::Refill) => refill = Some(Instant::now() + PAUSE),
+                Ok(Job::Unpin(path)) => self.unpin(&path),
                 Ok(Job::DeleteLink(name)) => links.push((Instant::now() + LINGER, name)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -200,9 +230,23 @@ impl Worker {
                 let (_, name) = links.remove(0);
                 self.delete_link(&name);
             }
+            if refill.is_some_and(|due| due <= now) {
+                refill = None;
+                self.refill();
+            }
         }
         for (_, name) in links {
             self.delete_link(&name);
+        }
+    }
+
+    fn unpin(&self, path: &Path) {
+        // Under the lock, so that nobody makes a new namespace of that name meanwhile.
+        let mut leaving = lock(&self.leaving);
+        if leaving.remove(path)
+            && let Err(error) = netns::unpin(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot forget a network namespace");
         }
     }
 

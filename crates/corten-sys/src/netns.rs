@@ -35,9 +35,14 @@ pub fn unshare() -> io::Result<()> {
 
 /// A new, empty namespace, made on a thread of its own; the caller stays where it is.
 pub fn create() -> io::Result<OwnedFd> {
+    create_with(|| Ok(())).map(|(ns, ())| ns)
+}
+
+/// A new namespace, and what `work` made inside it on the same thread.
+pub fn create_with<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<(OwnedFd, T)> {
     on_thread(|| {
         unshare()?;
-        current()
+        Ok((current()?, work()?))
     })
 }
 

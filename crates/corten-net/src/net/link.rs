@@ -137,9 +137,11 @@ impl Inner {
         }
         self.set_bridge_options(network).map_err(kernel("configure bridge"))?;
         let wanted = bridge_addresses(network);
-        let present = host.addresses(link.index).map_err(kernel("list addresses of"))?;
+        let present = host.addresses_of(link.index).map_err(kernel("list addresses of"))?;
         let mut changes = Changes::default();
-        for old in present.iter().filter(|a| is_global(**a) && !wanted.contains(a)) {
+        // Somebody else's bridge keeps what addresses it has.
+        let own = link.alias == self.mark();
+        for old in present.iter().filter(|a| own && is_global(**a) && !wanted.contains(a)) {
             changes.delete_address(link.index, *old);
         }
         for new in wanted.iter().filter(|a| !present.contains(a)) {
@@ -177,11 +179,16 @@ impl Inner {
         if link.is_some() {
             return Ok(());
         }
-        if name.strip_prefix("dm-") != Some(network.id.short()) {
-            return Err(NetError::NoParent { link: name.clone() });
-        }
         let mut changes = Changes::default();
-        changes.add_dummy(name);
+        if name.strip_prefix("dm-") == Some(network.id.short()) {
+            changes.add_dummy(name);
+        } else {
+            let refuse = || NetError::NoParent { link: name.clone() };
+            let (parent, number) = name.rsplit_once('.').ok_or_else(refuse)?;
+            let number = number.parse().ok().filter(|n| (1..=4094).contains(n)).ok_or_else(refuse)?;
+            let parent = host.link(parent).map_err(NetError::kernel(format!("look up {parent}")))?;
+            changes.add_vlan(name, parent.ok_or_else(refuse)?.index, number);
+        }
         changes.set_alias(name, &self.mark());
         host.apply(changes).map_err(NetError::kernel(format!("make parent {name}")))
     }
@@ -337,7 +344,11 @@ impl Inner {
         if routes.is_empty() {
             return Ok(());
         }
-        let mut sandbox = self.sandboxes.enter(&record.container).map_err(kernel("enter the sandbox of"))?;
+        let mut sandbox = match self.sandboxes.enter(&record.container) {
+            // A sandbox that has gone has no routes.
+            Err(error) if is_absent(&error) => return Ok(()),
+            entered => entered.map_err(kernel("enter the sandbox of"))?,
+        };
         let mut changes = Changes::default();
         for default in routes {
             let link = sandbox.route.link(&default.ifname).map_err(kernel("look up"))?;

@@ -18,7 +18,8 @@ impl Net {
     /// running containers keep their addresses, ports and names, everything without a record is swept away.
     /// Failures of single networks or endpoints are returned, not fatal.
     ///
-    /// The default network is not among `networks`: [`Net::ensure_default_network`] comes before.
+    /// To be called at every start, after which the packet filter is as it should be; until then the rules of an earlier
+    /// daemon stay. The default network is not among `networks`: [`Net::ensure_default_network`] comes before.
     pub fn restore(
         &self,
         networks: &[NetworkRecord],
@@ -32,7 +33,6 @@ impl Net {
                 failures.push(error);
             }
         }
-        self.0.commit_rules()?;
         {
             let mut state = lock(&self.0.state);
             for sandbox in sandboxes {
@@ -40,11 +40,8 @@ impl Net {
             }
             failures.extend(endpoints.iter().filter_map(|e| state.restore_endpoint(e).err()));
         }
-        for endpoint in endpoints {
-            if let Err(error) = self.0.open_ports(endpoint).and_then(|()| self.restore_names(endpoint)) {
-                failures.push(error);
-            }
-        }
+        self.0.commit_everything()?;
+        failures.extend(endpoints.iter().filter_map(|e| self.restore_names(e).err()));
         self.sweep()?;
         Ok(failures)
     }

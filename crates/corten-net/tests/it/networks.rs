@@ -263,6 +263,15 @@ fn macvlan_and_settings() {
         assert!(net.attach(spec).is_err());
         assert!(netns::open(&net.sandbox_path(&d.id)).is_ok());
         net.ensure_no_sandbox(&d.id).unwrap();
-        assert!(netns::open(&net.sandbox_path(&d.id)).is_err());
+        // The same name again at once is a new namespace.
+        net.ensure_sandbox(SandboxSpec { container: d.id.clone(), upstreams: Vec::new() }).unwrap();
+        let path = net.sandbox_path(&d.id);
+        assert!(!sh_in(&netns::open(&path).unwrap(), "ip -o link").contains("lan0"));
+        net.ensure_no_sandbox(&d.id).unwrap();
+        assert!(net.retire().unwrap());
+        drop(net);
+        assert!(netns::open(&path).is_err());
+        assert_eq!(sh("nft list ruleset"), "");
+        assert!(!sh("ip -o link").contains("docker0"));
     });
 }
