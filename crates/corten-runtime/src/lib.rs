@@ -3,6 +3,7 @@
 //! [`client`] is what the daemon uses, [`spec`] makes the configuration of a container, [`cgroup`] reads what the
 //! kernel counts. Everything else runs in the shim.
 
+pub mod cgroup;
 mod channel;
 pub mod client;
 pub mod fault;

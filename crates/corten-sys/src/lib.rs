@@ -1,11 +1,16 @@
 //! System calls as safe, RAII, synchronous functions; the only crate with unsafe code. No policy, no logging.
 
+pub mod bpf;
+pub mod caps;
 pub mod inherited;
 pub mod memfd;
 pub mod memory;
+pub mod mount;
 pub mod netlink;
 pub mod netns;
+pub mod path;
 pub mod process;
+pub mod pty;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod signal;

@@ -1,0 +1,240 @@
+//! The mount API that works on descriptors: a file system or a copy of a tree is made detached, given its
+//! properties, and only then attached to a place that is itself a descriptor. Nothing here follows a path
+//! inside a container.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+
+/// Bits of mount_setattr(2).
+pub mod attr {
+    /// Nothing can be written.
+    pub const RDONLY: u64 = 0x1;
+    /// Set-user-id bits have no effect.
+    pub const NOSUID: u64 = 0x2;
+    /// Device nodes have no effect.
+    pub const NODEV: u64 = 0x4;
+    /// Nothing can be executed.
+    pub const NOEXEC: u64 = 0x8;
+    /// All access-time bits, to be cleared before one is set.
+    pub const ATIME: u64 = 0x70;
+    /// Access times are not kept.
+    pub const NOATIME: u64 = 0x10;
+    /// Access times are always kept.
+    pub const STRICTATIME: u64 = 0x20;
+    /// Access times of directories are not kept.
+    pub const NODIRATIME: u64 = 0x80;
+    /// Symbolic links are not followed.
+    pub const NOSYMFOLLOW: u64 = 0x20_0000;
+}
+
+/// How mounts below a mount spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// Not at all, and it cannot be bound elsewhere.
+    Unbindable,
+    /// Not at all.
+    Private,
+    /// From the original to here.
+    Slave,
+    /// Both ways.
+    Shared,
+}
+
+/// What to change about a mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Bits of [`attr`].
+    pub set: u64,
+    /// Bits of [`attr`].
+    pub clear: u64,
+    /// Absent: stays.
+    pub propagation: Option<Propagation>,
+}
+
+/// Changes the mount behind `mount`; `recursive` includes those below it.
+///
+/// # Errors
+/// Those of mount_setattr(2).
+pub fn change(mount: BorrowedFd<'_>, change: Change, recursive: bool) -> io::Result<()> {
+    if change == Change::default() {
+        return Ok(());
+    }
+    let propagation = match change.propagation {
+        None => 0,
+        Some(Propagation::Unbindable) => libc::MS_UNBINDABLE,
+        Some(Propagation::Private) => libc::MS_PRIVATE,
+        Some(Propagation::Slave) => libc::MS_SLAVE,
+        Some(Propagation::Shared) => libc::MS_SHARED,
+    };
+    let attributes =
+        libc::mount_attr { attr_set: change.set, attr_clr: change.clear, propagation, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a NUL-terminated constant, the struct lives during the call and its size is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            std::mem::size_of::<libc::mount_attr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Changes how mounts spread in the whole tree of this process's mount namespace.
+///
+/// # Errors
+/// Those of mount_setattr(2).
+pub fn change_all(propagation: Propagation) -> io::Result<()> {
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    change(root.as_fd(), Change { propagation: Some(propagation), ..Change::default() }, true)
+}
+
+/// A detached copy of what is at `path` of this process's own root (trusted).
+///
+/// # Errors
+/// Those of open_tree(2).
+pub fn bind(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    Ok(rustix::mount::open_tree(CWD, path, tree_flags(recursive))?)
+}
+
+/// A detached copy of the file or directory behind a descriptor.
+///
+/// # Errors
+/// Those of open_tree(2).
+pub fn bind_fd(fd: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
+    Ok(rustix::mount::open_tree(fd, "", tree_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH)?)
+}
+
+fn tree_flags(recursive: bool) -> OpenTreeFlags {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
+}
+
+/// A new file system, detached. Options are `key=value` or `key`; `attributes` are bits of [`attr`].
+///
+/// # Errors
+/// Those of fsopen(2), fsconfig(2) (an option that it does not know is `EINVAL`) and fsmount(2).
+pub fn new(fstype: &str, source: &str, options: &[String], attributes: u64) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if !source.is_empty() {
+        rustix::mount::fsconfig_set_string(context.as_fd(), "source", source)?;
+    }
+    for option in options {
+        match option.split_once('=') {
+            Some((key, value)) => rustix::mount::fsconfig_set_string(context.as_fd(), key, value)?,
+            None => rustix::mount::fsconfig_set_flag(context.as_fd(), option.as_str())?,
+        }
+    }
+    finish(&context, attributes)
+}
+
+fn finish(context: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
+    Ok(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Layers of an overlay.
+#[derive(Debug, Clone, Default)]
+pub struct Overlay {
+    /// Topmost first; at least one (two without `upper`).
+    pub lowers: Vec<PathBuf>,
+    /// Where writes go.
+    pub upper: Option<PathBuf>,
+    /// The overlay's own scratch directory, on the file system of `upper`.
+    pub work: Option<PathBuf>,
+}
+
+/// An overlay mount, detached: no mount table shows it until it is attached.
+///
+/// LINUX 6.5: one `lowerdir+` per layer. Older kernels answer `EINVAL`; use [`overlay_at`] then.
+///
+/// # Errors
+/// Those of fsconfig(2).
+pub fn overlay(layers: &Overlay) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(context.as_fd(), "source", "overlay")?;
+    let mut keep = Vec::new();
+    for lower in &layers.lowers {
+        rustix::mount::fsconfig_set_string(context.as_fd(), "lowerdir+", short(lower, &mut keep)?.as_path())?;
+    }
+    for (key, path) in [("upperdir", &layers.upper), ("workdir", &layers.work)] {
+        if let Some(path) = path {
+            rustix::mount::fsconfig_set_string(context.as_fd(), key, short(path, &mut keep)?.as_path())?;
+        }
+    }
+    finish(&context, 0)
+}
+
+/// fsconfig(2) takes values of up to 255 bytes: a longer path is named by a descriptor.
+fn short(path: &Path, keep: &mut Vec<OwnedFd>) -> io::Result<PathBuf> {
+    if path.as_os_str().as_bytes().len() < 256 { Ok(path.to_owned()) } else { by_descriptor(path, keep) }
+}
+
+fn by_descriptor(path: &Path, keep: &mut Vec<OwnedFd>) -> io::Result<PathBuf> {
+    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let name = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    keep.push(fd);
+    Ok(name)
+}
+
+/// An overlay mounted by mount(2) at `target`, for kernels without `lowerdir+`.
+///
+/// # Errors
+/// Those of mount(2).
+pub fn overlay_at(layers: &Overlay, target: &Path) -> io::Result<()> {
+    let mut keep = Vec::new();
+    let mut options = String::from("lowerdir=");
+    for (i, lower) in layers.lowers.iter().enumerate() {
+        if i > 0 {
+            options.push(':');
+        }
+        options.push_str(&by_descriptor(lower, &mut keep)?.to_string_lossy());
+    }
+    for (key, path) in [("upperdir", &layers.upper), ("workdir", &layers.work)] {
+        if let Some(path) = path {
+            options.push_str(&format!(",{key}={}", by_descriptor(path, &mut keep)?.to_string_lossy()));
+        }
+    }
+    let options = std::ffi::CString::new(options)?;
+    let flags = rustix::mount::MountFlags::empty();
+    Ok(rustix::mount::mount("overlay", target, "overlay", flags, options.as_c_str())?)
+}
+
+/// Attaches a detached mount on top of the file or directory behind `target`.
+///
+/// # Errors
+/// Those of move_mount(2).
+pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(mount, "", target, "", flags)?)
+}
+
+/// Attaches a detached mount on top of this process's root directory; path lookups do not see it, but
+/// [`enter_root`] can make it the root.
+///
+/// # Errors
+/// Those of move_mount(2).
+pub fn attach_over_root(mount: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::mount::move_mount(mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+/// Makes an attached mount the root of the mount namespace and lets go of everything that was mounted before.
+///
+/// # Errors
+/// Those of pivot_root(2) and umount2(2).
+pub fn enter_root(root: BorrowedFd<'_>) -> io::Result<()> {
+    rustix::process::fchdir(root)?;
+    // Both names the same: the old root ends up mounted over the new one, from where it is removed.
+    rustix::process::pivot_root(".", ".")?;
+    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
+    Ok(rustix::process::chdir("/")?)
+}
