@@ -1,71 +1,74 @@
-//! The in-container init of `--init`, visible as `/sbin/docker-init`: starts the program, passes signals on,
-//! reaps every orphan, and ends as the program ended.
-//!
-//! It is PID 1, so the kernel gives it no default signal actions: everything is blocked and read from a signalfd.
-//! It allocates nothing after the start.
+//! The tiny init that `--init` puts before the container's program: it reaps orphans, passes signals on, and
+//! ends as the program ends.
 
-use std::ffi::OsString;
-use std::io;
-use std::os::unix::process::CommandExt;
+use std::ffi::{CStr, CString};
 
-use corten_sys::signal::SignalFd;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
+use corten_sys::process;
+use rustix::fs::{Access, FileType};
 
-/// `docker-init [--] PROGRAM [ARGUMENT…]`; returns the exit code to end with: the program's, 128 + signal where
-/// it was killed, 126 or 127 where it cannot be started, 1 for a failure of our own.
-pub fn main(arguments: impl IntoIterator<Item = OsString>) -> i32 {
-    let mut arguments = arguments.into_iter().peekable();
-    if arguments.peek().is_some_and(|a| a == "--") {
-        arguments.next();
-    }
-    let Some(program) = arguments.next() else { return 1 };
-    let Ok(signals) = SignalFd::all() else { return 1 };
-    let mut command = std::process::Command::new(&program);
-    command.arg0(&program).args(arguments);
-    let child = match command.spawn() {
-        Ok(child) => Pid::from_child(&child),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return 127,
-        Err(_) => return 126,
+/// Runs as process 1 with the program's arguments; the exit code.
+#[must_use]
+pub fn main(args: &[String]) -> i32 {
+    use std::os::unix::ffi::OsStrExt;
+    let args = args.iter().skip_while(|a| *a == "--").filter_map(|a| CString::new(a.as_str()).ok());
+    let variable = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
+        CString::new([k.as_bytes(), b"=", v.as_bytes()].concat()).ok()
     };
-    supervise(&signals, child).unwrap_or(1)
+    let env: Vec<CString> = std::env::vars_os().filter_map(variable).collect();
+    serve_program(&args.collect::<Vec<_>>(), &env)
 }
 
-fn supervise(signals: &SignalFd, child: Pid) -> io::Result<i32> {
+/// Starts the program, and serves it until its end.
+pub(crate) fn serve_program(args: &[CString], env: &[CString]) -> i32 {
+    rustix::thread::set_name(c"docker-init").ok();
+    let Some(name) = args.first() else { return 1 };
+    let all: Vec<i32> = (1..=64).filter(|s| !KEPT.contains(s)).collect();
+    let Ok(signals) = process::signal_fd(&all) else { return 1 };
+    let program = find(name, env);
+    let child = process::clone_process(0, None, || {
+        process::reset_signals();
+        rustix::process::setpgid(None, None).ok();
+        // On a terminal the program's group is the one in the foreground.
+        rustix::termios::tcsetpgrp(rustix::stdio::stdin(), rustix::process::getpid()).ok();
+        process::exec(&program, args, env);
+        127
+    });
+    let Ok(child) = child else { return 1 };
+    serve(&signals, &child)
+}
+
+/// Signals that are synchronous faults of our own, or that init must take itself.
+const KEPT: [i32; 8] = [4, 5, 7, 8, 11, 31, 9, 19];
+const CHILD: i32 = 17;
+
+fn serve(signals: &std::os::fd::OwnedFd, child: &process::Child) -> i32 {
+    use std::os::fd::AsFd;
     loop {
-        match poll(&mut [PollFd::new(signals, PollFlags::IN)], None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-        while let Some(received) = signals.next()? {
-            match Signal::from_named_raw(received.signal) {
-                Some(Signal::CHILD) => {}
-                // A key on the terminal reaches the program by itself: it is in the foreground group as we are.
-                _ if received.from_kernel => {}
-                Some(signal) => drop(kill_process(child, signal)),
-                None => {}
+        let mut fds = [rustix::event::PollFd::new(signals, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, None).ok();
+        while let Ok(Some(signal)) = process::read_signal(signals.as_fd()) {
+            // Stops of terminal input and output are for the group in the background, which we are.
+            if signal != CHILD && signal != 21 && signal != 22 {
+                process::signal(child.pidfd.as_fd(), signal).ok();
             }
         }
-        if let Some(code) = reap(child)? {
-            return Ok(code);
+        while let Ok(Some((pid, ended))) = process::reap_any() {
+            if pid == child.pid {
+                return ended.code();
+            }
         }
     }
 }
 
-/// Reaps all that have ended; the exit code once `child` is among them.
-fn reap(child: Pid) -> io::Result<Option<i32>> {
-    let mut code = None;
-    loop {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) if pid == child => code = Some(exit_code(status)),
-            Ok(Some(_)) => {}
-            Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(code),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
+fn find(name: &CStr, env: &[CString]) -> CString {
+    let path = env.iter().find_map(|e| e.to_bytes().strip_prefix(b"PATH=")).unwrap_or_default();
+    let is_program = |p: &CString| {
+        let regular = |s: rustix::fs::Stat| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile;
+        rustix::fs::access(p, Access::EXEC_OK).is_ok() && rustix::fs::stat(p).is_ok_and(regular)
+    };
+    if name.to_bytes().contains(&b'/') {
+        return name.to_owned();
     }
-}
-
-fn exit_code(status: WaitStatus) -> i32 {
-    status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(0))
+    let candidates = path.split(|b| *b == b':').map(|d| [d, b"/", name.to_bytes()].concat());
+    candidates.filter_map(|c| CString::new(c).ok()).find(is_program).unwrap_or_else(|| name.to_owned())
 }

@@ -6,8 +6,10 @@
 pub mod cgroup;
 mod channel;
 pub mod client;
+mod container;
 pub mod fault;
 pub mod init;
 pub mod seccomp;
-mod shim;
+pub mod shim;
 pub mod spec;
+pub mod user;

@@ -1,276 +1,364 @@
-//! What a container writes, recorded as Docker's `json-file` does: one JSON object a line.
+//! The container's log file: Docker's `json-file` records, rotation, compression.
 //!
-//! ```text
-//! {"log":"text\n","stream":"stdout","attrs":{…},"time":"2026-11-21T10:00:00.123456789Z"}
-//! ```
-//! A line longer than 16 KiB is cut into records without `\n`; so is a last line without one. Rotation is by
-//! rename (`x` → `x.1` → `x.2` …, from `.2` on `.gz` where compression is asked for), before the record that
-//! would start beyond `max_size`. A record is never torn: what cannot be written whole is taken back.
-//!
-//! COMPAT: moby `daemon/logger/jsonfilelog/jsonlog` for order, escapes and the replacement of invalid UTF-8.
+//! Blocks as large as a pipe are split into lines, formatted without allocating, and written in one go. A line
+//! of more than 16 KiB becomes several records, of which only the last one's text ends with a newline.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use corten_wire::shim::{LogDriver, Logging};
 
-/// The longest piece of a line in one record. COMPAT: moby `logger.defaultBufSize`.
-const MAX_PIECE: usize = 16 * 1024;
-/// Records are gathered up to this size before they are written.
-const FLUSH: usize = 256 * 1024;
+/// Docker's copier works with a buffer of this size; a longer line is split there.
+const LONGEST_LINE: usize = 16 * 1024;
 
-/// Which of the container's outputs.
+/// Standard output or standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stream {
-    /// Also all output of a terminal.
-    Stdout,
-    /// Never with a terminal.
-    Stderr,
+pub(super) enum Stream {
+    Stdout = 0,
+    Stderr = 1,
 }
 
-/// Appends records; owned by the shim, the only writer of the file.
+/// An open log.
 #[derive(Debug)]
-pub(crate) struct LogWriter {
-    path: PathBuf,
-    file: File,
+pub(super) struct Log {
+    config: Logging,
+    file: Option<File>,
     size: u64,
-    max_size: u64,
-    max_file: u32,
-    compress: bool,
-    /// Between `stream` and `time`: empty, or `"attrs":{…},`.
-    attrs: Vec<u8>,
-    pending: [Vec<u8>; 2],
+    /// Formatted records that are not written yet.
     out: Vec<u8>,
+    /// Beginnings of lines, per stream.
+    rest: [Vec<u8>; 2],
+    /// Everything between a record's text and its time, per stream.
+    middle: [Vec<u8>; 2],
+    time: Vec<u8>,
 }
 
-impl LogWriter {
-    /// Opens the file for appending; `None` for the driver `none`.
-    ///
-    /// # Errors
-    /// When the file cannot be made.
-    pub(crate) fn open(logging: &Logging) -> io::Result<Option<Self>> {
-        if logging.driver == LogDriver::None {
+impl Log {
+    pub(super) fn open(config: &Logging) -> io::Result<Option<Self>> {
+        if config.driver == LogDriver::None {
             return Ok(None);
         }
-        let file = open_append(&logging.path)?;
-        let size = file.metadata()?.len();
-        let mut attrs = Vec::new();
-        if !logging.attrs.is_empty() {
-            attrs.extend_from_slice(b"\"attrs\":");
-            serde_json::to_writer(&mut attrs, &logging.attrs)?;
-            attrs.push(b',');
-        }
-        Ok(Some(Self {
-            path: logging.path.clone(),
-            file,
-            size,
-            max_size: logging.max_size.unwrap_or(u64::MAX),
-            max_file: logging.max_file.max(1),
-            compress: logging.compress,
-            attrs,
-            pending: [Vec::new(), Vec::new()],
+        let mut log = Self {
+            config: config.clone(),
+            file: None,
+            size: 0,
             out: Vec::new(),
-        }))
+            rest: [Vec::new(), Vec::new()],
+            middle: [middle("stdout", &config.attrs), middle("stderr", &config.attrs)],
+            time: Vec::with_capacity(40),
+        };
+        log.reopen()?;
+        Ok(Some(log))
     }
 
-    /// Records what was read at `now_ns`; complete lines are on disk when it returns.
-    ///
-    /// # Errors
-    /// When the disk refuses; the records of this call are then lost, the file stays whole, and the next call
-    /// tries again.
-    pub(crate) fn write(&mut self, stream: Stream, mut bytes: &[u8], now_ns: i128) -> io::Result<()> {
-        let tail = self.tail(stream, now_ns);
-        while !bytes.is_empty() {
-            let held = self.pending[stream as usize].len();
-            let room = MAX_PIECE - held;
-            let window = &bytes[..bytes.len().min(room)];
-            let (piece, complete) = match memchr::memchr(b'\n', window) {
-                Some(end) => (&bytes[..=end], true),
-                None if window.len() == room => (window, true),
-                None => (window, false),
-            };
-            bytes = &bytes[piece.len()..];
-            if !complete {
-                self.pending[stream as usize].extend_from_slice(piece);
-            } else if held == 0 {
-                self.record(piece, &tail)?;
+    /// Opens the file anew by its name.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&self.config.path)?;
+        self.size = file.metadata()?.size();
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Records a block of output.
+    pub(super) fn write(&mut self, stream: Stream, mut block: &[u8], now_ns: i128) {
+        self.stamp(now_ns);
+        while let Some(end) = find_newline(block) {
+            let (line, next) = block.split_at(end + 1);
+            block = next;
+            if self.rest[stream as usize].is_empty() && line.len() <= LONGEST_LINE {
+                self.record(stream, line);
             } else {
-                let mut line = std::mem::take(&mut self.pending[stream as usize]);
-                line.extend_from_slice(piece);
-                self.record(&line, &tail)?;
-                line.clear();
-                self.pending[stream as usize] = line;
+                self.long(stream, line);
             }
         }
-        self.flush()
-    }
-
-    /// The stream has ended: records a last line that has no end.
-    ///
-    /// # Errors
-    /// As [`Self::write`].
-    pub(crate) fn finish(&mut self, stream: Stream, now_ns: i128) -> io::Result<()> {
-        let line = std::mem::take(&mut self.pending[stream as usize]);
-        if line.is_empty() {
-            return Ok(());
+        if !block.is_empty() {
+            self.long(stream, block);
         }
-        let tail = self.tail(stream, now_ns);
-        self.record(&line, &tail)?;
-        self.flush()
+        self.flush();
     }
 
-    /// Opens the path anew: somebody has moved the file.
-    ///
-    /// # Errors
-    /// When the file cannot be made; the old one is then kept.
-    pub(crate) fn reopen(&mut self) -> io::Result<()> {
-        self.flush()?;
-        self.file = open_append(&self.path)?;
-        self.size = self.file.metadata()?.len();
-        Ok(())
-    }
-
-    fn tail(&self, stream: Stream, now_ns: i128) -> Vec<u8> {
-        let name: &[u8] = match stream {
-            Stream::Stdout => b"\",\"stream\":\"stdout\",",
-            Stream::Stderr => b"\",\"stream\":\"stderr\",",
-        };
-        let time = corten_base::time::rfc3339_nano(now_ns);
-        [name, &self.attrs, b"\"time\":\"", time.as_bytes(), b"\"}\n"].concat()
-    }
-
-    fn record(&mut self, line: &[u8], tail: &[u8]) -> io::Result<()> {
-        if self.size + self.out.len() as u64 >= self.max_size {
-            self.flush()?;
-            self.rotate()?;
-        } else if self.out.len() >= FLUSH {
-            self.flush()?;
+    /// Joins what is left of earlier blocks with `part`, and records what is complete or too long.
+    fn long(&mut self, stream: Stream, part: &[u8]) {
+        let mut rest = std::mem::take(&mut self.rest[stream as usize]);
+        rest.extend_from_slice(part);
+        let mut done = 0;
+        while rest.len() - done > LONGEST_LINE
+            || rest.len() - done == LONGEST_LINE && rest.last() != Some(&b'\n')
+        {
+            self.record(stream, &rest[done..done + LONGEST_LINE]);
+            done += LONGEST_LINE;
         }
+        if done < rest.len() && rest.last() == Some(&b'\n') {
+            self.record(stream, &rest[done..]);
+            done = rest.len();
+        }
+        rest.drain(..done);
+        self.rest[stream as usize] = rest;
+    }
+
+    /// Records lines that will never be complete.
+    pub(super) fn finish(&mut self, now_ns: i128) {
+        self.stamp(now_ns);
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = std::mem::take(&mut self.rest[stream as usize]);
+            if !rest.is_empty() {
+                self.record(stream, &rest);
+            }
+        }
+        self.flush();
+    }
+
+    fn stamp(&mut self, now_ns: i128) {
+        self.time.clear();
+        write_time(&mut self.time, now_ns);
+        self.time.extend_from_slice(b"\"}\n");
+    }
+
+    fn record(&mut self, stream: Stream, text: &[u8]) {
         self.out.extend_from_slice(b"{\"log\":\"");
-        escape(line, &mut self.out);
-        self.out.extend_from_slice(tail);
-        Ok(())
+        escape(&mut self.out, text);
+        self.out.extend_from_slice(&self.middle[stream as usize]);
+        self.out.extend_from_slice(&self.time);
+        if self.config.max_size.is_some_and(|max| self.size + self.out.len() as u64 >= max) {
+            self.flush();
+            self.rotate();
+        }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self) {
         if self.out.is_empty() {
-            return Ok(());
+            return;
         }
-        let written = self.file.write_all(&self.out);
-        match &written {
-            Ok(()) => self.size += self.out.len() as u64,
-            // A full disk: take back what got in, so that the file ends with a whole record.
-            Err(_) => drop(self.file.set_len(self.size)),
+        // A full disk loses records, as with Docker; the container goes on.
+        if let Some(file) = &mut self.file
+            && file.write_all(&self.out).is_ok()
+        {
+            self.size += self.out.len() as u64;
         }
         self.out.clear();
-        self.out.shrink_to(FLUSH);
-        written
     }
 
-    fn rotate(&mut self) -> io::Result<()> {
-        if self.max_file == 1 {
-            self.file.set_len(0)?;
-            self.size = 0;
-            return Ok(());
-        }
-        let name = |n: u32, gz: bool| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(if gz { format!(".{n}.gz") } else { format!(".{n}") });
-            PathBuf::from(name)
-        };
-        let last = self.max_file - 1;
-        for gz in [false, true] {
-            std::fs::remove_file(name(last, gz)).or_else(absent_is_fine)?;
-        }
-        for n in (1..last).rev() {
-            std::fs::rename(name(n, true), name(n + 1, true)).or_else(absent_is_fine)?;
-            if self.compress && name(n, false).exists() {
-                gzip(&name(n, false), &name(n + 1, true))?;
-            } else {
-                std::fs::rename(name(n, false), name(n + 1, false)).or_else(absent_is_fine)?;
+    /// `log` → `log.1` → `log.2` …; what cannot be renamed is left, and we go on writing.
+    fn rotate(&mut self) {
+        let path = self.config.path.clone();
+        if self.config.max_file <= 1 {
+            if self.file.as_ref().is_some_and(|f| f.set_len(0).is_ok()) {
+                self.size = 0;
             }
+            return;
         }
-        std::fs::rename(&self.path, name(1, false))?;
-        self.file = open_append(&self.path)?;
-        self.size = 0;
-        Ok(())
+        let zipped = if self.config.compress { ".gz" } else { "" };
+        let name = |n: u32| numbered(&path, n, zipped);
+        for n in (1..self.config.max_file - 1).rev() {
+            std::fs::rename(name(n), name(n + 1)).ok();
+        }
+        let first = numbered(&path, 1, "");
+        if std::fs::rename(&path, &first).is_ok() && self.config.compress {
+            compress_apart(first, name(1));
+        }
+        if self.reopen().is_err() {
+            self.file = None;
+        }
     }
 }
 
-fn open_append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+fn numbered(path: &Path, n: u32, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{n}{suffix}"));
+    name.into()
 }
 
-fn absent_is_fine(e: io::Error) -> io::Result<()> {
-    if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+/// Compresses in a process of its own: it takes a while, and memory that the shim shall not keep.
+fn compress_apart(from: PathBuf, to: PathBuf) {
+    let child = corten_sys::process::clone_process(0, None, || i32::from(compress(&from, &to).is_err()));
+    drop(child);
 }
 
-/// Compresses `from` into `to` and removes `from`.
-fn gzip(from: &Path, to: &Path) -> io::Result<()> {
-    let temp = to.with_extension("tmp");
-    let mut encoder = flate2::write::GzEncoder::new(File::create(&temp)?, flate2::Compression::fast());
+fn compress(from: &Path, to: &Path) -> io::Result<()> {
+    let temp = to.with_extension("gz.tmp");
+    let mut encoder = flate2::write::GzEncoder::new(File::create(&temp)?, flate2::Compression::new(5));
     io::copy(&mut File::open(from)?, &mut encoder)?;
     encoder.finish()?;
     std::fs::rename(&temp, to)?;
     std::fs::remove_file(from)
 }
 
-/// Appends the text of a JSON string, escaped as moby escapes it; invalid UTF-8 becomes U+FFFD.
-fn escape(mut bytes: &[u8], out: &mut Vec<u8>) {
-    while !bytes.is_empty() {
-        let clean = bytes.iter().position(|b| !PLAIN[usize::from(*b)]).unwrap_or(bytes.len());
-        out.extend_from_slice(&bytes[..clean]);
-        bytes = &bytes[clean..];
-        let Some(&byte) = bytes.first() else { return };
-        if byte < 0x80 {
-            escape_ascii(byte, out);
-            bytes = &bytes[1..];
-            continue;
-        }
-        let multi = &bytes[..bytes.iter().position(u8::is_ascii).unwrap_or(bytes.len())];
-        for chunk in multi.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                match c {
-                    '\u{2028}' => out.extend_from_slice(b"\\u2028"),
-                    '\u{2029}' => out.extend_from_slice(b"\\u2029"),
-                    _ => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-                }
-            }
-            for _ in chunk.invalid() {
-                out.extend_from_slice(b"\\ufffd");
-            }
-        }
-        bytes = &bytes[multi.len()..];
-    }
+fn middle(stream: &str, attrs: &BTreeMap<String, String>) -> Vec<u8> {
+    let attrs = match serde_json::to_string(attrs) {
+        Ok(text) if !attrs.is_empty() => format!(",\"attrs\":{text}"),
+        _ => String::new(),
+    };
+    format!("\",\"stream\":\"{stream}\"{attrs},\"time\":\"").into_bytes()
 }
 
-fn escape_ascii(byte: u8, out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    match byte {
-        b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-        b'\n' => out.extend_from_slice(b"\\n"),
-        b'\r' => out.extend_from_slice(b"\\r"),
-        b'\t' => out.extend_from_slice(b"\\t"),
-        _ => {
-            out.extend_from_slice(b"\\u00");
-            out.push(HEX[usize::from(byte >> 4)]);
-            out.push(HEX[usize::from(byte & 15)]);
-        }
-    }
+fn find_newline(bytes: &[u8]) -> Option<usize> {
+    memchr::memchr(b'\n', bytes)
 }
 
-/// Bytes that stand for themselves in a JSON string of moby's.
+/// True for bytes that stand for themselves in Docker's JSON.
 const PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
+    let mut table = [false; 256];
     let mut b = 0x20;
-    while b < 0x80 {
-        plain[b] = !matches!(b as u8, b'"' | b'\\' | b'<' | b'>' | b'&');
+    while b < 0x7F {
+        table[b] = !matches!(b as u8, b'"' | b'\\' | b'<' | b'>' | b'&');
         b += 1;
     }
-    plain
+    table[0x7F] = true;
+    table
 };
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Writes the text as Docker's encoder does: `<`, `>`, `&` and control characters as `\u00xx`, invalid UTF-8 as
+/// `\ufffd`.
+fn escape(out: &mut Vec<u8>, mut text: &[u8]) {
+    while !text.is_empty() {
+        let plain = text.iter().position(|b| !PLAIN[*b as usize]).unwrap_or(text.len());
+        out.extend_from_slice(&text[..plain]);
+        text = &text[plain..];
+        let Some(&byte) = text.first() else { return };
+        if byte >= 0x80 {
+            text = &text[escape_wide(out, text)..];
+            continue;
+        }
+        match byte {
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            _ => {
+                let hex = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&hex);
+            }
+        }
+        text = &text[1..];
+    }
+}
+
+/// One run of bytes from 0x80 on; gives its length.
+fn escape_wide(out: &mut Vec<u8>, text: &[u8]) -> usize {
+    let run = text.iter().position(|b| *b < 0x80).unwrap_or(text.len());
+    for chunk in text[..run].utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\u{2028}' => out.extend_from_slice(b"\\u2028"),
+                '\u{2029}' => out.extend_from_slice(b"\\u2029"),
+                c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        for _ in chunk.invalid() {
+            out.extend_from_slice(b"\\ufffd");
+        }
+    }
+    run
+}
+
+/// `2026-11-21T10:00:00.123456789Z` with trailing zeros of the fraction cut, as Go's `RFC3339Nano`.
+fn write_time(out: &mut Vec<u8>, ns: i128) {
+    let seconds = ns.div_euclid(1_000_000_000) as i64;
+    let mut fraction = ns.rem_euclid(1_000_000_000) as u32;
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Days since the epoch to a date, by eras of 400 years that begin on the first of March.
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let day_of_era = z.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
+    write!(out, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}").ok();
+    if fraction > 0 {
+        let mut digits = 9;
+        while fraction.is_multiple_of(10) {
+            fraction /= 10;
+            digits -= 1;
+        }
+        write!(out, ".{fraction:0digits$}").ok();
+    }
+    out.push(b'Z');
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn config(name: &str, max_size: Option<u64>, compress: bool) -> (PathBuf, Logging) {
+        let dir = std::env::temp_dir().join(format!("corten-log-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("c.log");
+        (dir, Logging { path, max_size, max_file: 3, compress, ..Logging::default() })
+    }
+
+    #[test]
+    fn times_are_gos() {
+        for ns in [
+            0,
+            1_700_000_000_120_000_000,
+            1_709_164_799_999_999_999,
+            1_709_164_800_000_000_000,
+            4_102_444_800_000_000_001,
+        ] {
+            let mut out = Vec::new();
+            write_time(&mut out, ns);
+            assert_eq!(String::from_utf8(out).unwrap(), corten_base::time::rfc3339_nano(ns));
+        }
+    }
+
+    #[test]
+    fn records_are_dockers() {
+        let (dir, config) = config("records", None, false);
+        let mut log = Log::open(&config).unwrap().unwrap();
+        log.write(Stream::Stdout, b"one\ntwo", 1_700_000_000_000_000_000);
+        log.write(Stream::Stderr, b"a\"\\\t<\x01\xff\xc3\xa9\xe2\x80\xa8\n", 1_700_000_000_000_000_000);
+        log.write(Stream::Stdout, b"!\n", 1_700_000_000_500_000_000);
+        log.write(Stream::Stdout, &[b'x'; LONGEST_LINE + 5], 1_700_000_000_500_000_000);
+        log.finish(1_700_000_001_000_000_000);
+        let text = std::fs::read_to_string(&config.path).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], r#"{"log":"one\n","stream":"stdout","time":"2023-11-14T22:13:20Z"}"#);
+        assert_eq!(
+            lines[1],
+            "{\"log\":\"a\\\"\\\\\\t\\u003c\\u0001\\ufffdé\\u2028\\n\",\"stream\":\"stderr\",\"time\":\"2023-11-14T22:13:20Z\"}"
+        );
+        assert_eq!(lines[2], r#"{"log":"two!\n","stream":"stdout","time":"2023-11-14T22:13:20.5Z"}"#);
+        let long: serde_json::Value = serde_json::from_str(lines[3]).unwrap();
+        assert_eq!(long["log"].as_str().unwrap().len(), LONGEST_LINE);
+        assert!(lines[4].starts_with(r#"{"log":"xxxxx","stream""#), "{}", lines[4]);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn rotation_keeps_so_many_files() {
+        let (dir, config) = config("rotate", Some(1000), false);
+        let mut log = Log::open(&config).unwrap().unwrap();
+        for i in 0..100 {
+            log.write(Stream::Stdout, format!("line {i}\n").as_bytes(), 0);
+        }
+        let mut names: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["c.log", "c.log.1", "c.log.2"]);
+        assert!(std::fs::metadata(dir.join("c.log.1")).unwrap().len() < 1100);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn compression_round_trip() {
+        let (dir, config) = config("gzip", None, true);
+        std::fs::write(&config.path, "text").unwrap();
+        let to = dir.join("c.log.1.gz");
+        compress(&config.path, &to).unwrap();
+        let mut text = String::new();
+        io::Read::read_to_string(&mut flate2::read::GzDecoder::new(File::open(to).unwrap()), &mut text)
+            .unwrap();
+        assert_eq!(text, "text");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,227 @@
+//! What the child does between the clone and its program.
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use corten_sys::mount::{self, Change, Propagation, attr};
+use corten_sys::process;
+use corten_sys::{path, pty, seqpacket};
+use corten_wire::oci_runtime::{ConsoleSize, Process};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+
+use super::become_program::{self, Program};
+use super::{ChildStdio, ExecPlan, Namespaces, Plan, report, rootfs};
+use crate::fault::StepError;
+use crate::user::{self, Identity};
+
+/// Runs the steps in the child; a failure is reported to the shim.
+pub(super) fn in_child(socket: BorrowedFd<'_>, steps: impl FnOnce() -> Result<Infallible, StepError>) -> i32 {
+    let Err(error) = steps();
+    let mut message = vec![report::FAILED];
+    if serde_json::to_writer(&mut message, &error).is_ok() {
+        message.truncate(super::MAX_REPORT);
+        seqpacket::send(socket, &message, &[], true).ok();
+    }
+    1
+}
+
+fn start(process: &Process, members: &[File]) -> Result<(), StepError> {
+    process::reset_signals();
+    rustix::process::setsid().map_err(|e| StepError::os("session", "setsid", &e.into()))?;
+    rustix::process::umask(Mode::empty());
+    for mut file in members {
+        file.write_all(b"0").map_err(|e| StepError::os("cgroup", "join cgroup", &e))?;
+    }
+    if let Some(score) = process.oom_score_adj {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(|e| StepError::os("oom", "failed to set oom_score_adj", &e))?;
+    }
+    Ok(())
+}
+
+/// The container's first process.
+pub(super) fn container(
+    plan: &Plan<'_>,
+    namespaces: &Namespaces,
+    members: &[File],
+    stdio: ChildStdio,
+    socket: BorrowedFd<'_>,
+) -> Result<Infallible, StepError> {
+    start(plan.process, members)?;
+    for (fd, kind) in &namespaces.join {
+        process::enter(fd.as_fd(), *kind).map_err(|e| StepError::os("setns", "join namespace", &e))?;
+    }
+    if namespaces.cgroup {
+        process::unshare(process::namespace::CGROUP)
+            .map_err(|e| StepError::os("unshare", "unshare cgroup namespace", &e))?;
+    }
+    // The program that becomes the container's init is this very one, which lives in a sealed memfd.
+    let own_program = plan.init.then(|| File::open("/proc/self/exe")).transpose();
+    let own_program = own_program.map_err(|e| StepError::os("init", "open init", &e))?;
+    let made = rootfs::prepare(plan)?;
+    let root = made.root.as_fd();
+    name_host(plan)?;
+    let identity = identity(plan.process, plan.user, root)?;
+    let slave = match &stdio {
+        ChildStdio::Terminal { size } => {
+            let devpts = made.devpts.as_ref().map(AsFd::as_fd);
+            let slave = terminal(root, devpts, *size, socket)?;
+            if let Some(dev) = &made.dev {
+                super::devices::console(dev.as_fd(), slave.as_fd())
+                    .map_err(|e| StepError::os("console", "mount /dev/console", &e))?;
+            }
+            Some(slave)
+        }
+        ChildStdio::Pipes { .. } => None,
+    };
+    take_stdio(stdio, slave, &identity)?;
+    let linux = plan.spec.linux.as_ref();
+    made.sysctls(linux.iter().flat_map(|l| &l.sysctl))?;
+    path::ensure(root, &plan.process.cwd, path::Make::Directory, Mode::from_raw_mode(0o755))
+        .map_err(|e| StepError::os("cwd", format!("mkdir {}", plan.process.cwd.display()), &e))?;
+    if let Some(linux) = linux {
+        made.protect(&linux.readonly_paths)?;
+        made.mask(&linux.masked_paths)?;
+    }
+    let finish = |e: std::io::Error| StepError::os("rootfs", "error finishing rootfs", &e);
+    if plan.spec.root.as_ref().is_some_and(|r| r.readonly) {
+        mount::change(root, Change { set: attr::RDONLY, ..Change::default() }, false).map_err(finish)?;
+    }
+    mount::enter_root(root).map_err(|e| StepError::os("pivot_root", "pivot_root", &e))?;
+    if matches!(linux.map(|l| l.rootfs_propagation.as_str()), Some("shared" | "rshared")) {
+        let change = Change { propagation: Some(Propagation::Shared), ..Change::default() };
+        mount::change(root, change, false).map_err(finish)?;
+    }
+    become_program::run(&Program {
+        process: plan.process,
+        identity: &identity,
+        seccomp: plan.seccomp,
+        root,
+        own_init: own_program.as_ref().map(AsFd::as_fd),
+    })
+}
+
+/// A further process: enters everything that the container's init is in.
+pub(super) fn exec(
+    plan: &ExecPlan<'_>,
+    members: &[File],
+    stdio: ChildStdio,
+    socket: BorrowedFd<'_>,
+) -> Result<Infallible, StepError> {
+    use process::namespace::{CGROUP, IPC, MOUNT, NET, UTS};
+    // Nobody inside may look into this process while it still has anything of the host's (CVE-2016-9962).
+    corten_sys::caps::forbid_tracing().map_err(|e| StepError::os("exec", "prctl", &e))?;
+    start(plan.process, members)?;
+    process::enter(plan.init, MOUNT | NET | IPC | UTS | CGROUP)
+        .map_err(|e| StepError::os("setns", "enter namespaces", &e))?;
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| StepError::os("exec", "open /", &e.into()))?;
+    let identity = identity(plan.process, plan.user, root.as_fd())?;
+    let slave = match &stdio {
+        ChildStdio::Terminal { size } => Some(terminal(root.as_fd(), None, *size, socket)?),
+        ChildStdio::Pipes { .. } => None,
+    };
+    take_stdio(stdio, slave, &identity)?;
+    become_program::run(&Program {
+        process: plan.process,
+        identity: &identity,
+        seccomp: plan.seccomp,
+        root: root.as_fd(),
+        own_init: None,
+    })
+}
+
+fn name_host(plan: &Plan<'_>) -> Result<(), StepError> {
+    if !plan.spec.hostname.is_empty() {
+        rustix::system::sethostname(plan.spec.hostname.as_bytes())
+            .map_err(|e| StepError::os("hostname", "sethostname", &e.into()))?;
+    }
+    if !plan.spec.domainname.is_empty() {
+        rustix::system::setdomainname(plan.spec.domainname.as_bytes())
+            .map_err(|e| StepError::os("hostname", "setdomainname", &e.into()))?;
+    }
+    Ok(())
+}
+
+fn identity(
+    process: &Process,
+    user: Option<&corten_wire::shim::UserSpec>,
+    root: BorrowedFd<'_>,
+) -> Result<Identity, StepError> {
+    match user {
+        Some(spec) => user::resolve(root, spec).map_err(|e| StepError::bare("user", e.to_string())),
+        None => {
+            let mut groups = process.user.additional_gids.clone();
+            if !groups.contains(&process.user.gid) {
+                groups.insert(0, process.user.gid);
+            }
+            Ok(Identity { uid: process.user.uid, gid: process.user.gid, groups })
+        }
+    }
+}
+
+const DEVPTS_MAGIC: u64 = 0x1CD1;
+
+/// Makes a terminal in the container's devpts and sends its master to the shim.
+fn terminal(
+    root: BorrowedFd<'_>,
+    devpts: Option<BorrowedFd<'_>>,
+    size: Option<ConsoleSize>,
+    socket: BorrowedFd<'_>,
+) -> Result<OwnedFd, StepError> {
+    let fail = |e: std::io::Error| StepError::os("console", "open terminal", &e);
+    let found;
+    let devpts = match devpts {
+        Some(own) => own,
+        None => {
+            found = path::open(root, Path::new("/dev/pts"), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+                .map_err(fail)?;
+            found.as_fd()
+        }
+    };
+    let magic = rustix::fs::fstatfs(devpts).map_err(|e| fail(e.into()))?.f_type as u64;
+    if magic != DEVPTS_MAGIC {
+        return Err(StepError::new("console", "/dev/pts is not a devpts file system"));
+    }
+    let (master, slave) = pty::open(devpts).map_err(fail)?;
+    if let Some(size) = size.filter(|s| s.height > 0 || s.width > 0) {
+        pty::resize(slave.as_fd(), size.height, size.width).map_err(fail)?;
+    }
+    seqpacket::send(socket, &[report::TERMINAL], &[master.as_fd()], true).map_err(fail)?;
+    Ok(slave)
+}
+
+/// Puts the streams to their numbers, and gives them to the user so that `/dev/stdout` can be opened.
+fn take_stdio(stdio: ChildStdio, slave: Option<OwnedFd>, identity: &Identity) -> Result<(), StepError> {
+    let fail = |e: std::io::Error| StepError::os("stdio", "set up standard streams", &e);
+    let own = |fd: BorrowedFd<'_>, group: Option<u32>| {
+        if identity.uid != 0 {
+            rustix::fs::fchown(fd, Some(Uid::from_raw(identity.uid)), group.map(Gid::from_raw)).ok();
+        }
+    };
+    match (stdio, slave) {
+        (ChildStdio::Pipes { stdin, stdout, stderr }, _) => {
+            for (fd, target) in [(&stdin, 0), (&stdout, 1), (&stderr, 2)] {
+                let is_pipe = rustix::fs::fstat(fd).is_ok_and(|s| {
+                    rustix::fs::FileType::from_raw_mode(s.st_mode) == rustix::fs::FileType::Fifo
+                });
+                if is_pipe {
+                    own(fd.as_fd(), None);
+                }
+                process::duplicate_to(fd.as_fd(), target).map_err(fail)?;
+            }
+        }
+        (ChildStdio::Terminal { .. }, Some(slave)) => {
+            own(slave.as_fd(), None);
+            pty::make_controlling(slave.as_fd()).map_err(fail)?;
+            for target in 0..3 {
+                process::duplicate_to(slave.as_fd(), target).map_err(fail)?;
+            }
+        }
+        (ChildStdio::Terminal { .. }, None) => return Err(StepError::new("stdio", "no terminal")),
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! Containers on the real kernel, as root: the shim is started through the client as the daemon does.
+
+mod attacks;
+mod bench;
+mod harness;
+mod inside;
+mod lifecycle;
+mod streams;
