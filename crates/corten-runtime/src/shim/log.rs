@@ -132,11 +132,13 @@ impl Log {
         if self.out.is_empty() {
             return;
         }
-        // A full disk loses records, as with Docker; the container goes on.
-        if let Some(file) = &mut self.file
-            && file.write_all(&self.out).is_ok()
-        {
-            self.size += self.out.len() as u64;
+        if let Some(file) = &mut self.file {
+            match file.write_all(&self.out) {
+                Ok(()) => self.size += self.out.len() as u64,
+                // A full disk loses records, as with Docker, and the container goes on; what got in is taken
+                // back, so that the file ends with a whole record.
+                Err(_) => drop(file.set_len(self.size)),
+            }
         }
         self.out.clear();
     }
