@@ -46,12 +46,21 @@
 //! ```
 //! All errors are [`Error`]: `kind()` decides the status, `chain()` is the text a client reads.
 
+mod config;
 mod error;
 mod failpoint;
 mod hosts;
 mod logs;
+mod merge;
+mod mounts;
 mod names;
+mod record;
+mod signal;
+mod validate;
+mod volumes;
 
+pub use config::EngineConfig;
 pub use error::{Error, Result};
 pub use failpoint::VARIABLE as FAILPOINT_VARIABLE;
 pub use logs::{LogQuery, LogStream};
+pub use record::{ContainerRecord, MountKind, MountRecord, RootfsRecord, Standing, StateRecord};
