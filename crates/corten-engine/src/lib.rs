@@ -47,20 +47,36 @@
 //! All errors are [`Error`]: `kind()` decides the status, `chain()` is the text a client reads.
 
 mod config;
+mod container;
+mod engine;
 mod error;
+mod exec;
 mod failpoint;
+mod filters;
 mod hosts;
 mod logs;
 mod merge;
 mod mounts;
 mod names;
+mod networks;
 mod record;
+mod shared;
 mod signal;
+mod spec;
 mod validate;
+mod view;
 mod volumes;
 
 pub use config::EngineConfig;
+pub use container::{
+    AttachSpec, Attached, ByteStream, CommitSpec, Container, DetachKeys, Outcome, PutOptions, RemoveOptions,
+    WaitCondition,
+};
+pub use engine::{Counts, Engine, EngineUsage, ListOptions};
 pub use error::{Error, Result};
 pub use failpoint::VARIABLE as FAILPOINT_VARIABLE;
+pub use exec::{Exec, ExecStart};
+pub use filters::EventFilter;
 pub use logs::{LogQuery, LogStream};
 pub use record::{ContainerRecord, MountKind, MountRecord, RootfsRecord, Standing, StateRecord};
+pub use view::{ContainerView, Endpoint, Status, human_duration};

@@ -411,7 +411,7 @@ fn parse_list(text: &str) -> Result<BTreeSet<u32>, String> {
     for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let bad = || format!("invalid format: {text}");
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
+        let (first, last) = (first.parse::<u32>().map_err(|_| bad())?, last.parse::<u32>().map_err(|_| bad())?);
         if first > last || last > 8192 {
             return Err(bad());
         }

@@ -155,6 +155,8 @@ pub(crate) enum Event {
     Remove { force: bool },
     Removed,
     RemoveFailed(String),
+    /// The daemon ends and takes its containers along: a stop that nobody asked for.
+    Shutdown,
     /// A deadline of the phase has passed.
     Timer,
 }
@@ -280,6 +282,12 @@ pub(crate) fn step(facts: &Facts, phase: Phase, event: Event, now: Time) -> Step
         Event::LaunchFailed(exit) => launch_failed(facts, phase, exit),
         Event::Ended(exit) => ended(facts, phase, exit, now),
         Event::Stop { signal, timeout } => stop(facts, phase, signal, timeout, Then::Nothing, now),
+        Event::Shutdown => {
+            let mut s = stop(facts, phase, None, None, Then::Nothing, now);
+            // COMPAT: only a person's stop keeps `unless-stopped` from starting it again.
+            s.effects.retain(|e| *e != Effect::RecordManual(true));
+            s
+        }
         Event::Restart { signal, timeout } => restart(facts, phase, signal, timeout, now),
         Event::Kill { signal } => kill(facts, phase, signal),
         Event::Pause => pause(phase),
@@ -535,7 +543,12 @@ fn recover(facts: &Facts, phase: Phase, found: Found, now: Time) -> Step {
             Phase::Running(Run { pid, started, paused, exit_on_next: false, backoff: Duration::ZERO }),
             vec![],
         ),
-        (phase @ (Phase::Running(_) | Phase::Starting(_) | Phase::Restarting(_)), Found::Ended(exit)) => {
+        // What is known already: the exit was remembered before the daemon ended.
+        (Phase::Exited(known), Found::Ended(exit)) if known.at == exit.at => go(Phase::Exited(known), vec![Effect::CleanUp]),
+        (
+            phase @ (Phase::Running(_) | Phase::Starting(_) | Phase::Restarting(_) | Phase::Created | Phase::Exited(_)),
+            Found::Ended(exit),
+        ) => {
             let started = phase.run().map_or(exit.at, |run| run.started);
             let lived = Duration::from_nanos(u64::try_from((exit.at - started).max(0)).unwrap_or(u64::MAX));
             let effects =

@@ -1,0 +1,308 @@
+//! Making a container: checks, image, record.
+//!
+//! ```text
+//!  checks (pure) ─▶ image ─▶ merge (pure) ─▶ mounts (pure) ─▶ name ─▶ writable layer ─▶ volumes ─▶ one commit ─▶ task
+//! ```
+//! There is one durable commit: {record, hold on the image}. What was made before it is named by the id and swept
+//! after a crash. A container that goes when it exits needs not even that: its record is in memory (tmpfs) too.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use corten_base::db::Commit;
+use corten_base::{Id, Platform};
+use corten_image::{Image, Layer, Overlay};
+use corten_wire::api::TextMap;
+use corten_wire::api::container::{ContainerConfig, CreateRequest, CreateResponse};
+use corten_wire::api::image::{Descriptor, OciPlatform};
+use corten_wire::api::network::{EndpointSettings, NetworkingConfig};
+use corten_wire::oci_image;
+
+use super::Engine;
+use crate::container::{self, Container, Phase, Start, blocking, check_endpoints, fill_volumes, write_transient};
+use crate::error::{Error, Result, invalid};
+use crate::failpoint::failpoint;
+use crate::mounts::{self, Wanted};
+use crate::record::{CONTAINERS, ContainerRecord, MountKind, MountRecord, RootfsRecord, StateRecord};
+use crate::shared::Shared;
+use crate::volumes::now;
+use crate::{merge, names, spec, validate};
+
+/// What a container's root is made of.
+enum Base {
+    Image(Arc<Image>),
+    Layers(Vec<Layer>),
+}
+
+impl Engine {
+    /// `POST /containers/create`.
+    ///
+    /// # Errors
+    /// What Docker refuses, in its words.
+    pub async fn create(
+        &self,
+        name: Option<&str>,
+        request: CreateRequest,
+        platform: Option<&Platform>,
+    ) -> Result<CreateResponse> {
+        let CreateRequest { config, host_config, networking_config } = request;
+        let config = validate::config(config)?;
+        let warnings = validate::host_config(&host_config, &self.shared.host)?;
+        let networks = wanted_networks(&host_config.network_mode, networking_config)?;
+        check_endpoints(&self.shared, &networks)?;
+        if config.image.is_empty() {
+            return Err(invalid("config cannot be empty in order to create a container"));
+        }
+        let (shared, wanted) = (self.shared.clone(), (config.image.clone(), platform.cloned()));
+        let image = blocking(move || Ok(shared.images.resolve_for(&wanted.0, wanted.1.as_ref())?)).await?;
+        let config = merge::config(config, &image.config.config)?;
+        let host = merge::host_config(host_config, &self.shared.config, self.shared.host.cgroup_v2);
+        let made = self.make(name, config, host, networks, Base::Image(image)).await?;
+        Ok(CreateResponse { id: made.id().to_string(), warnings })
+    }
+
+    /// A container on a stack of layers that need not be an image: a step of a build. It is an ordinary container
+    /// otherwise; remove it when done.
+    ///
+    /// # Errors
+    /// As [`Engine::create`].
+    pub async fn create_on(
+        &self,
+        layers: &[Layer],
+        config: ContainerConfig,
+        host_config: corten_wire::api::host_config::HostConfig,
+    ) -> Result<Container> {
+        let config = validate::config(config)?;
+        validate::host_config(&host_config, &self.shared.host)?;
+        let config = merge::config(config, &oci_image::ContainerConfig::default())?;
+        let networks = wanted_networks(&host_config.network_mode, NetworkingConfig::default())?;
+        let host = merge::host_config(host_config, &self.shared.config, self.shared.host.cgroup_v2);
+        self.make(None, config, host, networks, Base::Layers(layers.to_vec())).await
+    }
+
+    async fn make(
+        &self,
+        name: Option<&str>,
+        mut config: ContainerConfig,
+        host: corten_wire::api::host_config::HostConfig,
+        networks: BTreeMap<String, EndpointSettings>,
+        base: Base,
+    ) -> Result<Container> {
+        let shared = self.shared.clone();
+        merge::log_options(&host.log_config, &config)?;
+        spec::security(host.security_opt.as_deref().unwrap_or_default())?;
+        spec::check_sysctls(&host)?;
+        for mode in [&host.network_mode, &host.pid_mode, &host.ipc_mode] {
+            shared.joined(mode)?;
+        }
+        let id = Id::random();
+        hostname(&mut config, &host, &id);
+        let wanted = mounts::collect(&host, &config, |reference| {
+            Ok(shared.find(reference)?.view().record.mounts.as_ref().clone())
+        })?;
+        let name = reserve(&shared, name)?;
+        let making = Making { id, name: name.clone(), config, host, networks, base, wanted };
+        let made = blocking({
+            let shared = shared.clone();
+            move || making.run(&shared)
+        })
+        .await;
+        let record = match made {
+            Ok(record) => record,
+            Err(error) => {
+                shared.unreserve(&name);
+                return Err(error);
+            }
+        };
+        failpoint!("engine.create.after_record");
+        let start = Start { record: Arc::new(record), state: StateRecord::default(), phase: Phase::Created, found: None };
+        let container = container::spawn(&shared, start);
+        shared.insert(&name, container.clone());
+        container.publish_plain("create");
+        Ok(container)
+    }
+}
+
+/// The blocking part of a creation.
+struct Making {
+    id: Id,
+    name: String,
+    config: ContainerConfig,
+    host: corten_wire::api::host_config::HostConfig,
+    networks: BTreeMap<String, EndpointSettings>,
+    base: Base,
+    wanted: Vec<Wanted>,
+}
+
+impl Making {
+    fn run(self, shared: &Shared) -> Result<ContainerRecord> {
+        let id = self.id.clone();
+        let made = self.prepared(shared);
+        if made.is_err() {
+            // The id is ours alone: what is left of it is ours to take away.
+            let _swept_later = shared.images.snapshots().remove(id.as_str());
+            std::fs::remove_dir_all(shared.run_dir(&id)).ok();
+            std::fs::remove_dir_all(shared.dir(&id)).ok();
+            shared.volumes.release(id.as_str());
+        }
+        made
+    }
+
+    fn prepared(self, shared: &Shared) -> Result<ContainerRecord> {
+        let snapshots = shared.images.snapshots();
+        let overlay = match &self.base {
+            Base::Image(image) => snapshots.prepare(self.id.as_str(), image)?,
+            Base::Layers(layers) => snapshots.prepare_on(self.id.as_str(), layers)?,
+        };
+        let mounts = volumes(shared, &self.id, self.wanted)?;
+        fill_volumes(shared, &overlay, &mounts)?;
+        let (image, manifest, build_step) = match &self.base {
+            Base::Image(image) => (Some(image.id.clone()), Some(descriptor(image)), false),
+            Base::Layers(_) => (None, None, true),
+        };
+        let record = ContainerRecord {
+            id: self.id.clone(),
+            name: self.name,
+            created_ns: now(),
+            image,
+            manifest,
+            platform: "linux".into(),
+            config: Arc::new(self.config),
+            host: Arc::new(self.host),
+            mounts: Arc::new(mounts),
+            networks: Arc::new(self.networks),
+            rootfs: rootfs(overlay),
+            build_step,
+        };
+        failpoint!("engine.create.before_record");
+        let transient = record.host.auto_remove || build_step;
+        if transient {
+            write_transient(shared, &record)?;
+        }
+        save(shared, &record, if transient { Commit::Lazy } else { Commit::Durable })?;
+        Ok(record)
+    }
+}
+
+/// Writes a record and its hold on the image together.
+pub(super) fn save(shared: &Shared, record: &ContainerRecord, commit: Commit) -> Result<()> {
+    shared.db.write::<_, Error>(commit, |w| {
+        w.put(CONTAINERS, record.id.as_str(), record)?;
+        if let Some(image) = &record.image {
+            shared.images.hold(w, image, record.id.as_str())?;
+        }
+        Ok(())
+    })
+}
+
+fn rootfs(overlay: Overlay) -> RootfsRecord {
+    RootfsRecord { lowers: overlay.lowers, upper: overlay.upper, work: overlay.work }
+}
+
+/// Makes the volumes that are not there yet, and fills in where they are.
+fn volumes(shared: &Shared, id: &Id, wanted: Vec<Wanted>) -> Result<Vec<MountRecord>> {
+    let names: Vec<String> =
+        wanted.iter().filter(|w| w.record.kind == MountKind::Volume).map(|w| w.record.name.clone()).collect();
+    // Held first, so that no prune takes one away that is just being made.
+    shared.volumes.hold(id.as_str(), names.into_iter());
+    let mut mounts = Vec::new();
+    for Wanted { mut record, labels, options } in wanted {
+        if record.kind == MountKind::Volume {
+            if record.anonymous {
+                shared.volumes.ensure_anonymous(&record.name)?;
+            } else {
+                let given = |m: TextMap| (!m.is_empty()).then_some(m);
+                shared.volumes.ensure(&record.name, given(labels), given(options))?;
+            }
+            record.source = shared.volumes.path(&record.name).display().to_string();
+        }
+        mounts.push(record);
+    }
+    Ok(mounts)
+}
+
+fn descriptor(image: &Image) -> Descriptor {
+    let d = &image.manifest_descriptor;
+    let platform = image.platform();
+    Descriptor {
+        media_type: d.media_type.clone(),
+        digest: d.digest.to_string(),
+        size: i64::try_from(d.size).unwrap_or(i64::MAX),
+        platform: Some(OciPlatform {
+            architecture: platform.architecture,
+            os: platform.os,
+            variant: platform.variant,
+            ..OciPlatform::default()
+        }),
+        ..Descriptor::default()
+    }
+}
+
+fn hostname(config: &mut ContainerConfig, host: &corten_wire::api::host_config::HostConfig, id: &Id) {
+    if !config.hostname.is_empty() {
+        return;
+    }
+    config.hostname = if host.network_mode == "host" || host.uts_mode == "host" {
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    } else {
+        id.short().to_owned()
+    };
+}
+
+/// The name that was asked for, or a random one that is free.
+fn reserve(shared: &Shared, name: Option<&str>) -> Result<String> {
+    if let Some(name) = name.map(|n| n.strip_prefix('/').unwrap_or(n)).filter(|n| !n.is_empty()) {
+        if !names::valid(name) {
+            return Err(invalid(format!(
+                "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )));
+        }
+        shared.reserve(name)?;
+        return Ok(name.to_owned());
+    }
+    let mut attempt = 0;
+    loop {
+        let name = names::random(attempt);
+        match shared.reserve(&name) {
+            Ok(()) => return Ok(name),
+            Err(error) if attempt > 1000 => return Err(error),
+            Err(_) => attempt += 1,
+        }
+    }
+}
+
+/// Endpoints by name of the network: those of the request and that of the network mode.
+fn wanted_networks(mode: &str, given: NetworkingConfig) -> Result<BTreeMap<String, EndpointSettings>> {
+    let mode = if matches!(mode, "" | "default") { "bridge" } else { mode };
+    let mut networks: BTreeMap<String, EndpointSettings> = BTreeMap::new();
+    for (name, settings) in given.endpoints_config {
+        let name = if name == "default" { "bridge".to_owned() } else { name };
+        networks.insert(name, wished(settings.unwrap_or_default()));
+    }
+    if mode.starts_with("container:") {
+        if !networks.is_empty() {
+            return Err(invalid("conflicting options: cannot attach both user-defined and non-user-defined network-modes"));
+        }
+        return Ok(networks);
+    }
+    if matches!(mode, "host" | "none") && networks.keys().any(|n| n != mode) {
+        return Err(invalid(
+            "conflicting options: cannot attach both user-defined and non-user-defined network-modes",
+        ));
+    }
+    networks.entry(mode.to_owned()).or_default();
+    Ok(networks)
+}
+
+/// What a user may ask of an endpoint; the rest is ours to fill in.
+pub(super) fn wished(settings: EndpointSettings) -> EndpointSettings {
+    EndpointSettings {
+        ipam_config: settings.ipam_config,
+        links: settings.links,
+        aliases: settings.aliases,
+        driver_opts: settings.driver_opts,
+        gw_priority: settings.gw_priority,
+        mac_address: settings.mac_address,
+        ..EndpointSettings::default()
+    }
+}

@@ -1,0 +1,223 @@
+//! Opening: what an earlier daemon left is taken over by the ordinary code, what has no record is swept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+use corten_base::Id;
+use corten_base::db::{Commit, Db};
+use corten_base::event::Bus;
+use corten_image::Images;
+use corten_net::{Net, SandboxSpec};
+use corten_runtime::client::{Event, Launcher, Monitor, News, Shim};
+use tokio::sync::mpsc;
+
+use super::Engine;
+use super::create::save;
+use crate::config::EngineConfig;
+use crate::container::{self, Container, Found, Phase, Run, Start, blocking, load_run, load_transient, read_exit};
+use crate::container::{exited, running, sweep_orphan};
+use crate::error::{Error, Result};
+use crate::networks::Networks;
+use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, Standing, StateRecord};
+use crate::shared::{Shared, write_states};
+use crate::volumes::Volumes;
+
+/// What was found of one container.
+struct Finding {
+    record: ContainerRecord,
+    state: StateRecord,
+    found: Found,
+    shim: Option<Shim>,
+    run: Run,
+}
+
+impl Engine {
+    /// Opens the engine and recovers: connects to shims that still run, reads the exits of those that do not, gives
+    /// the networks back their endpoints, sweeps what has no record, applies restart policies.
+    ///
+    /// # Errors
+    /// Directories, database or kernel interfaces that cannot be used.
+    pub async fn open(
+        config: EngineConfig,
+        db: Db,
+        images: Images,
+        net: Net,
+        bus: Bus,
+        launcher: Launcher,
+    ) -> Result<Self> {
+        let (states, queue) = mpsc::unbounded_channel();
+        tokio::spawn(write_states(db.clone(), queue));
+        let (shared, findings) = blocking(move || {
+            for dir in [config.root.join("containers"), config.exec_root.join("containers")] {
+                std::fs::create_dir_all(&dir).map_err(|e| Error::io(format!("create {}", dir.display()), e))?;
+                use std::os::unix::fs::PermissionsExt;
+                std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o711)).ok();
+            }
+            let networks = Networks::open(&config, net, db.clone(), bus.clone())?;
+            let volumes = Volumes::open(config.root.clone(), db.clone(), bus.clone())?;
+            let shared = Arc::new(Shared::new(config, db, images, bus, networks, volumes, launcher, states));
+            let sink = sink(Arc::downgrade(&shared));
+            let monitor = Monitor::start(sink).map_err(|e| Error::io("start the thread that listens to shims", e))?;
+            shared.monitor.set(monitor).map_err(|_| Error::ShuttingDown)?;
+            let findings = look(&shared)?;
+            Ok((shared, findings))
+        })
+        .await?;
+        let engine = Self { shared };
+        let containers = engine.take_over(findings);
+        for container in containers {
+            container.daemon_ready().await;
+        }
+        Ok(engine)
+    }
+
+    fn take_over(&self, findings: Vec<Finding>) -> Vec<Container> {
+        let mut containers = Vec::new();
+        for Finding { record, state, found, shim, run } in findings {
+            // A name that two records have is a damaged database: the second one gets another.
+            let name = record.name.clone();
+            let phase = match state.standing {
+                Standing::Created if state.error.is_empty() => Phase::Created,
+                Standing::Created | Standing::Exited => exited(&state),
+                Standing::Running => running(&state),
+                Standing::Removing => Phase::Removing,
+            };
+            let transient = record.host.auto_remove || record.build_step;
+            let start = Start { record: Arc::new(record), state, phase, found: Some((found, shim, run)) };
+            let container = container::spawn(&self.shared, start);
+            self.shared.insert(&name, container.clone());
+            if transient && !matches!(found, Found::Alive { .. }) {
+                let gone = container.clone();
+                tokio::spawn(async move {
+                    let options = crate::RemoveOptions { force: true, volumes: true, link: false };
+                    // Recovery itself removes it where its exit was found.
+                    let _already = gone.remove(options).await;
+                });
+                continue;
+            }
+            containers.push(container);
+        }
+        containers
+    }
+}
+
+/// Brings the monitor's news to tasks and execs. Runs on the monitor's thread: only sends.
+fn sink(shared: Weak<Shared>) -> impl Fn(Event) + Send + 'static {
+    move |event| {
+        let Some(shared) = shared.upgrade() else { return };
+        if let News::ExecExited { id, code } = &event.news {
+            let exec = shared.execs().get(id).cloned();
+            if let Some(exec) = exec {
+                exec.exited(*code);
+            }
+            return;
+        }
+        let container = event.container.parse::<Id>().ok().and_then(|id| shared.get(&id));
+        if let Some(container) = container {
+            container.tell(event.news);
+        }
+    }
+}
+
+/// Loads records, looks for shims and exits, restores networks, sweeps.
+fn look(shared: &Shared) -> Result<Vec<Finding>> {
+    let records = records(shared)?;
+    let mut states: BTreeMap<String, StateRecord> = shared.db.all(STATES)?.into_iter().collect();
+    let mut findings = Vec::new();
+    for (id, record) in records {
+        let dir = shared.run_dir(&record.id);
+        let (mut found, mut shim) = (Found::Nothing, None);
+        if let Ok((connected, state)) = Shim::connect(shared.monitor(), &id, &dir) {
+            found = match state.exit {
+                Some(exit) => Found::Ended(container::phase_exit(exit)),
+                None => Found::Alive {
+                    pid: state.started.pid,
+                    started: i128::from(state.started.started_at),
+                    paused: state.paused,
+                },
+            };
+            shim = Some(connected);
+        } else if let Some(exit) = read_exit(&dir) {
+            found = Found::Ended(exit);
+        }
+        let alive = matches!(found, Found::Alive { .. });
+        let run = if alive { load_run(&dir) } else { Run::default() };
+        let volumes = record.mounts.iter().filter(|m| m.kind == MountKind::Volume).map(|m| m.name.clone());
+        shared.volumes.hold(&id, volumes);
+        let state = states.remove(&id).unwrap_or_default();
+        findings.push(Finding { record, state, found, shim, run });
+    }
+    restore_networks(shared, &findings)?;
+    sweep(shared, &findings, states.into_keys().collect())?;
+    Ok(findings)
+}
+
+/// All records: those of the database, and transient ones that it had not written yet.
+fn records(shared: &Shared) -> Result<BTreeMap<String, ContainerRecord>> {
+    let mut records: BTreeMap<String, ContainerRecord> = shared.db.all(CONTAINERS)?.into_iter().collect();
+    for id in ids(&shared.config.exec_root.join("containers")) {
+        if records.contains_key(id.as_str()) {
+            continue;
+        }
+        if let Some(record) = load_transient(&shared.run_dir(&id)) {
+            match save(shared, &record, Commit::Durable) {
+                Ok(()) => {
+                    records.insert(id.to_string(), record);
+                }
+                Err(error) => tracing::warn!(container.id = %id, error = error.chain(), "container is lost"),
+            }
+        }
+    }
+    Ok(records)
+}
+
+fn ids(dir: &Path) -> Vec<Id> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn restore_networks(shared: &Shared, findings: &[Finding]) -> Result<()> {
+    let endpoints: Vec<_> =
+        findings.iter().flat_map(|f| f.run.endpoints.iter().filter_map(|e| e.attached.clone())).collect();
+    let sandboxes: Vec<_> = findings
+        .iter()
+        .filter(|f| f.run.sandbox)
+        .map(|f| SandboxSpec { container: f.record.id.clone(), upstreams: f.run.upstreams.clone() })
+        .collect();
+    for error in shared.networks.net().restore(&shared.networks.plans(), &endpoints, &sandboxes)? {
+        tracing::warn!(%error, "network cannot be restored completely");
+    }
+    Ok(())
+}
+
+/// Removes what has no record: processes, directories, writable layers, states.
+fn sweep(shared: &Shared, findings: &[Finding], stale: Vec<String>) -> Result<()> {
+    let known: BTreeSet<&str> = findings.iter().map(|f| f.record.id.as_str()).collect();
+    for id in ids(&shared.config.exec_root.join("containers")) {
+        if !known.contains(id.as_str()) {
+            sweep_orphan(shared, &id);
+        }
+    }
+    for id in ids(&shared.config.root.join("containers")) {
+        if !known.contains(id.as_str()) {
+            std::fs::remove_dir_all(shared.dir(&id)).ok();
+        }
+    }
+    for id in shared.images.snapshots().ids()? {
+        if !known.contains(id.as_str())
+            && let Err(error) = shared.images.snapshots().remove(&id)
+        {
+            tracing::warn!(snapshot = id, %error, "writable layer without a container cannot be removed");
+        }
+    }
+    if !stale.is_empty() {
+        shared.db.write::<_, Error>(Commit::Lazy, |w| {
+            for id in &stale {
+                w.remove(STATES, id)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! What all tasks of one engine share: owners of other facts, the index of containers, the writer of states.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use corten_base::Id;
+use corten_base::db::{Commit, Db};
+use corten_base::event::Bus;
+use corten_image::Images;
+use corten_runtime::client::{Launcher, Monitor};
+use tokio::sync::mpsc;
+
+use crate::config::EngineConfig;
+use crate::container::Container;
+use crate::error::{Error, Result, invalid};
+use crate::exec::ExecEntry;
+use crate::networks::Networks;
+use crate::record::{STATES, StateRecord};
+use crate::validate::Host;
+use crate::view::Paths;
+use crate::volumes::Volumes;
+
+/// A state to be written when there is time.
+pub(crate) type StateWrite = (Id, StateRecord);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: EngineConfig,
+    pub(crate) db: Db,
+    pub(crate) images: Images,
+    pub(crate) bus: Bus,
+    pub(crate) networks: Networks,
+    pub(crate) volumes: Volumes,
+    pub(crate) launcher: Launcher,
+    pub(crate) monitor: OnceLock<Monitor>,
+    pub(crate) host: Host,
+    pub(crate) states: mpsc::UnboundedSender<StateWrite>,
+    index: RwLock<Index>,
+    execs: Mutex<HashMap<String, Arc<ExecEntry>>>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    by_id: BTreeMap<Id, Container>,
+    /// `None` while a creation has reserved the name.
+    by_name: HashMap<String, Option<Id>>,
+}
+
+impl Shared {
+    #[expect(clippy::too_many_arguments, reason = "the one place where everything comes together")]
+    pub(crate) fn new(
+        config: EngineConfig,
+        db: Db,
+        images: Images,
+        bus: Bus,
+        networks: Networks,
+        volumes: Volumes,
+        launcher: Launcher,
+        states: mpsc::UnboundedSender<StateWrite>,
+    ) -> Self {
+        Self {
+            config,
+            db,
+            images,
+            bus,
+            networks,
+            volumes,
+            launcher,
+            monitor: OnceLock::new(),
+            host: Host::read(),
+            states,
+            index: RwLock::default(),
+            execs: Mutex::default(),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By id, name, or unique prefix of the id.
+    pub(crate) fn find(&self, reference: &str) -> Result<Container> {
+        let index = self.read();
+        let bare = reference.strip_prefix('/').unwrap_or(reference);
+        if let Ok(id) = reference.parse::<Id>()
+            && let Some(container) = index.by_id.get(&id)
+        {
+            return Ok(container.clone());
+        }
+        if let Some(Some(id)) = index.by_name.get(bare)
+            && let Some(container) = index.by_id.get(id)
+        {
+            return Ok(container.clone());
+        }
+        let unknown = || Error::NoSuchContainer(reference.to_owned());
+        if reference.is_empty() || !reference.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(unknown());
+        }
+        let mut matching = index.by_id.iter().filter(|(id, _)| id.as_str().starts_with(reference));
+        match (matching.next(), matching.next()) {
+            (Some((_, container)), None) => Ok(container.clone()),
+            (Some(_), Some(_)) => Err(Error::AmbiguousId(reference.to_owned())),
+            (None, _) => Err(unknown()),
+        }
+    }
+
+    pub(crate) fn get(&self, id: &Id) -> Option<Container> {
+        self.read().by_id.get(id).cloned()
+    }
+
+    pub(crate) fn containers(&self) -> Vec<Container> {
+        self.read().by_id.values().cloned().collect()
+    }
+
+    /// Reserves a name for a container to come.
+    pub(crate) fn reserve(&self, name: &str) -> Result<()> {
+        let mut index = self.write();
+        match index.by_name.get(name) {
+            None => {
+                index.by_name.insert(name.to_owned(), None);
+                Ok(())
+            }
+            Some(owner) => Err(Error::NameInUse {
+                name: name.to_owned(),
+                owner: owner.as_ref().map(ToString::to_string).unwrap_or_default(),
+            }),
+        }
+    }
+
+    /// Gives a reserved name back.
+    pub(crate) fn unreserve(&self, name: &str) {
+        self.write().by_name.remove(name);
+    }
+
+    pub(crate) fn insert(&self, name: &str, container: Container) {
+        let mut index = self.write();
+        index.by_name.insert(name.to_owned(), Some(container.id().clone()));
+        index.by_id.insert(container.id().clone(), container);
+    }
+
+    /// After a rename whose new name was reserved.
+    pub(crate) fn renamed(&self, id: &Id, old: &str, new: &str) {
+        let mut index = self.write();
+        index.by_name.remove(old);
+        index.by_name.insert(new.to_owned(), Some(id.clone()));
+    }
+
+    pub(crate) fn forget(&self, id: &Id, name: &str) {
+        let mut index = self.write();
+        index.by_id.remove(id);
+        index.by_name.remove(name);
+        drop(index);
+        self.execs().retain(|_, exec| exec.container != *id);
+    }
+
+    pub(crate) fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<ExecEntry>>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `<root>/containers/<id>`.
+    pub(crate) fn dir(&self, id: &Id) -> PathBuf {
+        self.config.root.join("containers").join(id.as_str())
+    }
+
+    /// `<exec-root>/containers/<id>`.
+    pub(crate) fn run_dir(&self, id: &Id) -> PathBuf {
+        self.config.exec_root.join("containers").join(id.as_str())
+    }
+
+    pub(crate) fn paths(&self, id: &Id, driver: &str) -> Paths {
+        let dir = self.dir(id);
+        let log = match driver {
+            "local" => dir.join("local-logs").join("container.log"),
+            _ => dir.join(format!("{id}-json.log")),
+        };
+        Paths { log, sandbox: self.networks.net().sandbox_path(id), dir }
+    }
+
+    pub(crate) fn monitor(&self) -> &Monitor {
+        self.monitor.get().expect("set before the first container is known")
+    }
+
+    /// Remembers a state lazily.
+    pub(crate) fn remember(&self, id: &Id, state: &StateRecord) {
+        // The writer ends last; if it has, the daemon is going down and recovery will look again.
+        let _closed = self.states.send((id.clone(), state.clone()));
+    }
+
+    /// A container that another one joins (`container:…`): it must run.
+    pub(crate) fn joined(&self, mode: &str) -> Result<Option<Container>> {
+        match mode.strip_prefix("container:") {
+            None => Ok(None),
+            Some("") => Err(invalid("invalid container format container:<name|id>")),
+            Some(reference) => self.find(reference).map(Some),
+        }
+    }
+}
+
+/// Writes states in batches, and makes lazy commits durable within a few seconds.
+pub(crate) async fn write_states(db: Db, mut queue: mpsc::UnboundedReceiver<StateWrite>) {
+    const SETTLE: std::time::Duration = std::time::Duration::from_secs(5);
+    let mut dirty = false;
+    loop {
+        let next = if dirty {
+            match tokio::time::timeout(SETTLE, queue.recv()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    commit(&db, Vec::new(), Commit::Durable).await;
+                    dirty = false;
+                    continue;
+                }
+            }
+        } else {
+            queue.recv().await
+        };
+        let Some(first) = next else {
+            commit(&db, Vec::new(), Commit::Durable).await;
+            return;
+        };
+        let mut batch = vec![first];
+        while let Ok(more) = queue.try_recv() {
+            batch.push(more);
+        }
+        commit(&db, batch, Commit::Lazy).await;
+        dirty = true;
+    }
+}
+
+async fn commit(db: &Db, batch: Vec<StateWrite>, commit: Commit) {
+    let db = db.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        db.write::<_, Error>(commit, |w| {
+            for (id, state) in &batch {
+                w.put(STATES, id.as_str(), state)?;
+            }
+            Ok(())
+        })
+    })
+    .await;
+    if let Ok(Err(error)) = written {
+        tracing::error!(error = error.chain(), "states of containers cannot be written");
+    }
+}

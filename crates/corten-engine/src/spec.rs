@@ -1,0 +1,461 @@
+//! From a container's record to what the runtime is told. Pure but for looking up devices' numbers and reading
+//! a seccomp profile that the request names.
+
+use std::path::{Path, PathBuf};
+
+use corten_runtime::spec::{
+    Built, DeviceRequest, Namespaces, Ns, SeccompChoice, Shm, SpecInput, build, parse_device_rule,
+};
+use corten_wire::api::host_config::{HostConfig, ThrottleDevice, Ulimit, UpdateRequest, WeightDevice};
+use corten_wire::oci_runtime::{self as oci, ConsoleSize, Mount, Resources, Rlimit};
+
+use crate::config::EngineConfig;
+use crate::error::{Error, Result, internal, invalid};
+use crate::record::{ContainerRecord, MountKind, MountRecord};
+use crate::view::command;
+
+/// Decisions that need other objects: made by the task, put into the spec here.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Surroundings {
+    /// Sandbox to join; `None` is the host's network.
+    pub(crate) sandbox: Option<PathBuf>,
+    /// Init's pid of the containers whose namespaces are joined.
+    pub(crate) pid_of: Option<i32>,
+    pub(crate) ipc_of: Option<i32>,
+    pub(crate) network_of: Option<i32>,
+    /// Generated files, in `<root>/containers/<id>`.
+    pub(crate) files: PathBuf,
+    /// Mount them (not in build steps that must leave no trace).
+    pub(crate) mount_files: bool,
+}
+
+/// `--security-opt` taken apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Security {
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp: Option<String>,
+}
+
+/// Reads `SecurityOpt`; refuses what this kernel cannot enforce.
+pub(crate) fn security(options: &[String]) -> Result<Security> {
+    let mut security = Security::default();
+    for option in options {
+        if option == "no-new-privileges" {
+            security.no_new_privileges = true;
+            continue;
+        }
+        let (key, value) = option
+            .split_once(['=', ':'])
+            .ok_or_else(|| invalid(format!("invalid --security-opt 1: {option:?}")))?;
+        match key {
+            "no-new-privileges" => {
+                security.no_new_privileges = match value {
+                    "true" | "1" => true,
+                    "false" | "0" => false,
+                    _ => return Err(invalid(format!("invalid --security-opt 2: {option:?}"))),
+                };
+            }
+            "seccomp" => security.seccomp = Some(value.to_owned()),
+            "apparmor" if value == "unconfined" || !has_lsm("apparmor") => {
+                if value != "unconfined" && value != "docker-default" {
+                    return Err(invalid(format!(
+                        "AppArmor profile {value:?} cannot be applied: AppArmor is not enabled on this host"
+                    )));
+                }
+            }
+            "apparmor" => {
+                return Err(invalid(format!("AppArmor profile {value:?} is not supported by this engine")));
+            }
+            "label" if value == "disable" || !has_lsm("selinux") => {}
+            "label" => return Err(invalid("SELinux labels are not supported by this engine")),
+            "systempaths" if value == "unconfined" => {}
+            "writable-cgroups" => return Err(invalid("writable-cgroups is not supported by this engine")),
+            _ => return Err(invalid(format!("invalid --security-opt 2: {option:?}"))),
+        }
+    }
+    Ok(security)
+}
+
+fn has_lsm(name: &str) -> bool {
+    std::fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|l| l.trim().split(',').any(|m| m == name))
+}
+
+/// Namespaced sysctls are checked before anything is made.
+pub(crate) fn check_sysctls(h: &HostConfig) -> Result<()> {
+    for name in h.sysctls.keys() {
+        let net = name.starts_with("net.");
+        let ipc = name.starts_with("fs.mqueue.")
+            || matches!(
+                name.as_str(),
+                "kernel.msgmax"
+                    | "kernel.msgmnb"
+                    | "kernel.msgmni"
+                    | "kernel.sem"
+                    | "kernel.shmall"
+                    | "kernel.shmmax"
+                    | "kernel.shmmni"
+                    | "kernel.shm_rmid_forced"
+            );
+        if net && h.network_mode == "host" {
+            return Err(invalid(format!("sysctl {name:?} not allowed in host network namespace")));
+        }
+        if ipc && h.ipc_mode == "host" {
+            return Err(invalid(format!("sysctl {name:?} not allowed in host ipc namespace")));
+        }
+        if !net && !ipc && !matches!(name.as_str(), "kernel.domainname" | "kernel.hostname") {
+            return Err(invalid(format!("sysctl {name:?} is not in a separate kernel namespace")));
+        }
+    }
+    Ok(())
+}
+
+/// Assembles everything.
+pub(crate) fn assemble(record: &ContainerRecord, daemon: &EngineConfig, around: &Surroundings) -> Result<Built> {
+    let (c, h) = (&record.config, &record.host);
+    let security = security(h.security_opt.as_deref().unwrap_or_default())?;
+    let (path, args) = command(record);
+    let mut mounts = user_mounts(record);
+    if around.mount_files {
+        generated(&mut mounts, around, h.readonly_rootfs);
+    }
+    let uts_host = h.uts_mode == "host";
+    let input = SpecInput {
+        args: std::iter::once(path).chain(args).collect(),
+        env: environment(record),
+        cwd: c.working_dir.clone(),
+        tty: c.tty,
+        console_size: console_size(h.console_size),
+        hostname: if uts_host { String::new() } else { c.hostname.clone() },
+        domainname: if uts_host { String::new() } else { c.domainname.clone() },
+        readonly_root: h.readonly_rootfs,
+        privileged: h.privileged,
+        cap_add: h.cap_add.clone().unwrap_or_default(),
+        cap_drop: h.cap_drop.clone().unwrap_or_default(),
+        no_new_privileges: security.no_new_privileges || daemon.no_new_privileges,
+        seccomp: seccomp(&security, h, daemon),
+        rlimits: rlimits(h.ulimits.as_deref().unwrap_or_default())?,
+        oom_score_adj: Some(h.oom_score_adj),
+        mounts,
+        shm: shm(h, around),
+        namespaces: namespaces(h, around),
+        private_network: around.sandbox.is_some() && around.network_of.is_none(),
+        cgroup_path: cgroup_path(record, daemon),
+        resources: resources(h)?,
+        devices: devices(h)?,
+        device_rules: h
+            .device_cgroup_rules
+            .iter()
+            .flatten()
+            .map(|r| parse_device_rule(r).map_err(|e| invalid(e.to_string())))
+            .collect::<Result<_>>()?,
+        sysctls: h.sysctls.clone(),
+        masked_paths: h.masked_paths.as_ref().map(|p| p.iter().map(PathBuf::from).collect()),
+        readonly_paths: h.readonly_paths.as_ref().map(|p| p.iter().map(PathBuf::from).collect()),
+        annotations: h.annotations.clone(),
+    };
+    build(input).map_err(|e| Error::Refused { kind: e.kind(), text: e.to_string() })
+}
+
+/// `<cgroup-parent>/<id>` below each hierarchy's root.
+pub(crate) fn cgroup_path(record: &ContainerRecord, daemon: &EngineConfig) -> PathBuf {
+    let parent = match record.host.cgroup_parent.as_str() {
+        "" => daemon.cgroup_parent.as_str(),
+        own => own,
+    };
+    Path::new("/").join(parent.trim_start_matches('/')).join(record.id.as_str())
+}
+
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Docker's order: `PATH`, `HOSTNAME`, `TERM`, then the configuration's, which override and `NAME` alone takes away.
+fn environment(record: &ContainerRecord) -> Vec<String> {
+    let c = &record.config;
+    let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", c.hostname)];
+    if record.build_step {
+        env.truncate(1);
+    }
+    if c.tty {
+        env.push("TERM=xterm".into());
+    }
+    let name = |e: &str| e.split('=').next().unwrap_or_default().to_owned();
+    for entry in c.env.iter().flatten() {
+        let at = env.iter().position(|e| name(e) == name(entry));
+        match (at, entry.contains('=')) {
+            (Some(at), true) => env[at].clone_from(entry),
+            (Some(at), false) => {
+                env.remove(at);
+            }
+            (None, true) => env.push(entry.clone()),
+            (None, false) => {}
+        }
+    }
+    env
+}
+
+fn console_size([height, width]: [u32; 2]) -> Option<ConsoleSize> {
+    let size = ConsoleSize { height: u16::try_from(height).ok()?, width: u16::try_from(width).ok()? };
+    (height > 0 && width > 0).then_some(size)
+}
+
+fn seccomp(security: &Security, h: &HostConfig, daemon: &EngineConfig) -> SeccompChoice {
+    match security.seccomp.as_deref() {
+        Some("unconfined") => SeccompChoice::Unconfined,
+        Some("builtin") => SeccompChoice::Default,
+        Some(profile) => SeccompChoice::Profile(profile.to_owned()),
+        None if h.privileged => SeccompChoice::Unconfined,
+        None => match daemon.seccomp_profile.as_deref() {
+            None | Some("builtin" | "") => SeccompChoice::Default,
+            Some("unconfined") => SeccompChoice::Unconfined,
+            Some(profile) => SeccompChoice::Profile(profile.to_owned()),
+        },
+    }
+}
+
+fn shm(h: &HostConfig, around: &Surroundings) -> Shm {
+    match h.ipc_mode.as_str() {
+        "host" => Shm::Host,
+        "none" => Shm::None,
+        _ => match around.ipc_of {
+            Some(pid) => Shm::Of(pid),
+            None => Shm::Private(u64::try_from(h.shm_size).unwrap_or(64 << 20)),
+        },
+    }
+}
+
+fn namespaces(h: &HostConfig, around: &Surroundings) -> Namespaces {
+    let join = |pid: Option<i32>, kind: &str| match pid {
+        Some(pid) => Ns::Join(format!("/proc/{pid}/ns/{kind}").into()),
+        None => Ns::New,
+    };
+    Namespaces {
+        pid: if h.pid_mode == "host" { Ns::Host } else { join(around.pid_of, "pid") },
+        network: match (&around.sandbox, around.network_of) {
+            (_, Some(pid)) => Ns::Join(format!("/proc/{pid}/ns/net").into()),
+            (Some(path), None) => Ns::Join(path.clone()),
+            (None, None) => Ns::Host,
+        },
+        ipc: if h.ipc_mode == "host" { Ns::Host } else { join(around.ipc_of, "ipc") },
+        uts: if h.uts_mode == "host" { Ns::Host } else { Ns::New },
+        cgroup: if h.cgroupns_mode == "host" { Ns::Host } else { Ns::New },
+    }
+}
+
+/// Binds, volumes and tmpfs, parents before children.
+fn user_mounts(record: &ContainerRecord) -> Vec<Mount> {
+    let mut list: Vec<&MountRecord> = record.mounts.iter().collect();
+    list.sort_by_key(|m| m.destination.split('/').count());
+    list.into_iter().map(user_mount).collect()
+}
+
+fn user_mount(m: &MountRecord) -> Mount {
+    if m.kind == MountKind::Tmpfs {
+        return Mount {
+            destination: m.destination.clone().into(),
+            fstype: "tmpfs".into(),
+            source: "tmpfs".into(),
+            options: m.tmpfs.clone(),
+        };
+    }
+    let source = match m.subpath.as_str() {
+        "" => m.source.clone(),
+        subpath => format!("{}/{subpath}", m.source),
+    };
+    let mut options = vec![if m.non_recursive { "bind".to_owned() } else { "rbind".to_owned() }];
+    if !m.rw {
+        // A read-only bind is so all the way down, as in Docker since 25.
+        options.push(if m.read_only_non_recursive || m.non_recursive { "ro".into() } else { "rro".into() });
+    }
+    options.push(if m.propagation.is_empty() { "rprivate".into() } else { m.propagation.clone() });
+    Mount { destination: m.destination.clone().into(), fstype: "bind".into(), source, options }
+}
+
+/// `/etc/resolv.conf`, `/etc/hostname`, `/etc/hosts`, unless the user mounts something there.
+fn generated(mounts: &mut Vec<Mount>, around: &Surroundings, readonly: bool) {
+    for name in ["resolv.conf", "hostname", "hosts"] {
+        let destination = PathBuf::from(format!("/etc/{name}"));
+        if mounts.iter().any(|m| m.destination == destination) {
+            continue;
+        }
+        let mut options = vec!["rbind".to_owned(), "rprivate".to_owned()];
+        if readonly {
+            options.push("ro".into());
+        }
+        let source = around.files.join(name).display().to_string();
+        mounts.push(Mount { destination, fstype: "bind".into(), source, options });
+    }
+}
+
+fn rlimits(limits: &[Ulimit]) -> Result<Vec<Rlimit>> {
+    const KNOWN: &[&str] = &[
+        "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
+        "rtprio", "rttime", "sigpending", "stack",
+    ];
+    let value = |v: i64| u64::try_from(v).unwrap_or(u64::MAX);
+    limits
+        .iter()
+        .map(|u| {
+            let name = u.name.trim_start_matches("RLIMIT_").to_ascii_lowercase();
+            if !KNOWN.contains(&name.as_str()) {
+                return Err(invalid(format!("invalid ulimit type: {}", u.name)));
+            }
+            if u.hard >= 0 && (u.soft > u.hard || u.soft < 0) {
+                return Err(invalid(format!(
+                    "ulimit soft limit must be less than or equal to hard limit: {} > {}",
+                    u.soft, u.hard
+                )));
+            }
+            Ok(Rlimit { kind: format!("RLIMIT_{}", name.to_ascii_uppercase()), hard: value(u.hard), soft: value(u.soft) })
+        })
+        .collect()
+}
+
+fn devices(h: &HostConfig) -> Result<Vec<DeviceRequest>> {
+    let mut list = Vec::new();
+    for d in h.devices.iter().flatten() {
+        if d.path_on_host.contains('=') && d.path_in_container.is_empty() {
+            return Err(invalid(format!("CDI device {:?} is not supported by this engine", d.path_on_host)));
+        }
+        let permissions = if d.cgroup_permissions.is_empty() { "rwm" } else { d.cgroup_permissions.as_str() };
+        if permissions.chars().any(|c| !"rwm".contains(c)) {
+            return Err(invalid(format!("invalid device mode: {permissions}")));
+        }
+        let inside = if d.path_in_container.is_empty() { &d.path_on_host } else { &d.path_in_container };
+        list.push(DeviceRequest {
+            on_host: d.path_on_host.clone().into(),
+            in_container: inside.clone().into(),
+            access: permissions.to_owned(),
+        });
+    }
+    Ok(list)
+}
+
+/// The limits of a host configuration; absent where nothing is asked for.
+pub(crate) fn resources(h: &HostConfig) -> Result<Resources> {
+    let some = |v: i64| (v != 0).then_some(v);
+    let memory = oci::Memory {
+        limit: some(h.memory),
+        reservation: some(h.memory_reservation),
+        swap: some(h.memory_swap),
+        kernel: None,
+        swappiness: h.memory_swappiness.and_then(|s| u64::try_from(s).ok()),
+        disable_oom_killer: h.oom_kill_disable.filter(|d| *d),
+    };
+    let (quota, period) = match h.nano_cpus {
+        0 => (some(h.cpu_quota), u64::try_from(h.cpu_period).ok().filter(|p| *p > 0)),
+        nano => (Some(nano / 10_000), Some(100_000)),
+    };
+    let text = |t: &str| (!t.is_empty()).then(|| t.to_owned());
+    let cpu = oci::Cpu {
+        shares: u64::try_from(h.cpu_shares).ok().filter(|s| *s > 0),
+        quota,
+        period,
+        realtime_runtime: some(h.cpu_realtime_runtime),
+        realtime_period: u64::try_from(h.cpu_realtime_period).ok().filter(|p| *p > 0),
+        cpus: text(&h.cpuset_cpus),
+        mems: text(&h.cpuset_mems),
+    };
+    let block_io = oci::BlockIo {
+        weight: (h.blkio_weight != 0).then_some(h.blkio_weight),
+        weight_device: weights(h.blkio_weight_device.as_deref().unwrap_or_default())?,
+        throttle_read_bps_device: throttles(h.blkio_device_read_bps.as_deref().unwrap_or_default())?,
+        throttle_write_bps_device: throttles(h.blkio_device_write_bps.as_deref().unwrap_or_default())?,
+        throttle_read_iops_device: throttles(h.blkio_device_read_iops.as_deref().unwrap_or_default())?,
+        throttle_write_iops_device: throttles(h.blkio_device_write_iops.as_deref().unwrap_or_default())?,
+    };
+    Ok(Resources {
+        memory: (memory != oci::Memory::default()).then_some(memory),
+        cpu: (cpu != oci::Cpu::default()).then_some(cpu),
+        pids: h.pids_limit.filter(|l| *l > 0).map(|limit| oci::Pids { limit }),
+        block_io: (block_io != oci::BlockIo::default()).then_some(block_io),
+        ..Resources::default()
+    })
+}
+
+fn device_number(path: &str) -> Result<(i64, i64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(path).map_err(|e| internal(format!("stat {path}: {e}")))?;
+    let rdev = meta.rdev();
+    Ok((i64::from(rustix::fs::major(rdev)), i64::from(rustix::fs::minor(rdev))))
+}
+
+fn weights(list: &[WeightDevice]) -> Result<Vec<oci::WeightDevice>> {
+    list.iter()
+        .map(|w| device_number(&w.path).map(|(major, minor)| oci::WeightDevice { major, minor, weight: w.weight }))
+        .collect()
+}
+
+fn throttles(list: &[ThrottleDevice]) -> Result<Vec<oci::ThrottleDevice>> {
+    list.iter()
+        .map(|t| device_number(&t.path).map(|(major, minor)| oci::ThrottleDevice { major, minor, rate: t.rate }))
+        .collect()
+}
+
+/// Applies an update request to a host configuration: what is zero or absent stays.
+pub(crate) fn apply_update(h: &mut HostConfig, u: &UpdateRequest) -> Result<()> {
+    macro_rules! take {
+        ($($field:ident),*) => { $( if u.$field != Default::default() { h.$field.clone_from(&u.$field); } )* };
+    }
+    if h.nano_cpus != 0 && (u.cpu_period != 0 || u.cpu_quota != 0) {
+        let option = if u.cpu_period != 0 { "CPU Period" } else { "CPU Quota" };
+        return Err(crate::error::conflict(format!(
+            "Conflicting options: {option} cannot be updated as NanoCPUs has already been set"
+        )));
+    }
+    if u.nano_cpus != 0 && (h.cpu_period != 0 || h.cpu_quota != 0) {
+        let option = if h.cpu_period != 0 { "CPU Period" } else { "CPU Quota" };
+        return Err(crate::error::conflict(format!(
+            "Conflicting options: Nano CPUs cannot be updated as {option} has already been set"
+        )));
+    }
+    if u.memory != 0 && h.memory_swap != -1 && u.memory_swap == 0 && h.memory_swap != 0 && u.memory > h.memory_swap {
+        return Err(crate::error::conflict(
+            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time",
+        ));
+    }
+    take!(
+        cpu_shares, memory, nano_cpus, blkio_weight, blkio_weight_device, blkio_device_read_bps,
+        blkio_device_write_bps, blkio_device_read_iops, blkio_device_write_iops, cpu_period, cpu_quota,
+        cpu_realtime_period, cpu_realtime_runtime, cpuset_cpus, cpuset_mems, memory_reservation, memory_swap,
+        memory_swappiness, oom_kill_disable, ulimits
+    );
+    if let Some(limit) = u.pids_limit {
+        h.pids_limit = (limit > 0).then_some(limit);
+    }
+    if !u.restart_policy.name.is_empty() {
+        h.restart_policy = u.restart_policy.clone();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn security_options() {
+        let read = |o: &str| security(&[o.to_owned()]).map_err(|e| e.to_string());
+        assert!(read("no-new-privileges").unwrap().no_new_privileges);
+        assert!(!read("no-new-privileges:false").unwrap().no_new_privileges);
+        assert_eq!(read("seccomp=unconfined").unwrap().seccomp.as_deref(), Some("unconfined"));
+        assert_eq!(read("nope=1").unwrap_err(), "invalid --security-opt 2: \"nope=1\"");
+    }
+
+    #[test]
+    fn limits_and_updates() {
+        let mut h = HostConfig { nano_cpus: 500_000_000, memory: 64 << 20, memory_swap: 128 << 20, ..HostConfig::default() };
+        let r = resources(&h).unwrap();
+        assert_eq!(r.cpu.unwrap().quota, Some(50_000));
+        assert_eq!(r.memory.unwrap().swap, Some(128 << 20));
+        assert!(apply_update(&mut h, &UpdateRequest { cpu_quota: 5000, ..UpdateRequest::default() }).is_err());
+        apply_update(&mut h, &UpdateRequest { pids_limit: Some(50), ..UpdateRequest::default() }).unwrap();
+        assert_eq!((h.pids_limit, h.memory), (Some(50), 64 << 20));
+    }
+
+    #[test]
+    fn read_only_binds_are_so_all_the_way_down() {
+        let m = MountRecord { destination: "/h".into(), source: "/tmp".into(), ..MountRecord::default() };
+        assert_eq!(user_mount(&m).options, ["rbind", "rro", "rprivate"]);
+        let m = MountRecord { rw: true, propagation: "rshared".into(), ..m };
+        assert_eq!(user_mount(&m).options, ["rbind", "rshared"]);
+    }
+}
