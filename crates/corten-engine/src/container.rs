@@ -268,7 +268,9 @@ impl Container {
             };
             let last = if held(&first) { first } else { settled(&mut view, held).await };
             let error = match (&last.status, condition) {
-                (Status::Dead, WaitCondition::Removed) => Some(WaitError { message: last.state.error.clone() }),
+                (Status::Dead, WaitCondition::Removed) => {
+                    Some(WaitError { message: last.state.error.clone() })
+                }
                 _ if last.exits == before && !last.state.error.is_empty() => {
                     Some(WaitError { message: last.state.error.clone() })
                 }
@@ -328,7 +330,9 @@ impl Container {
         validate::limits(&limits, &self.entry.shared.host, true)?;
         validate::restart_policy(&request.restart_policy)?;
         if self.view().record.host.auto_remove && !matches!(request.restart_policy.name.as_str(), "" | "no") {
-            return Err(invalid("Restart policy cannot be updated because AutoRemove is enabled for the container"));
+            return Err(invalid(
+                "Restart policy cannot be updated because AutoRemove is enabled for the container",
+            ));
         }
         self.send(|reply| Mail::Edit(Edit::Update(Box::new(request)), reply)).await?;
         Ok(UpdateResponse { warnings: None })
@@ -345,11 +349,9 @@ impl Container {
         let mut view = self.entry.view.clone();
         let answer = self.send(|reply| Mail::Remove { options, reply }).await?;
         match answer {
-            Answer::Refused(Refusal::InUse(state)) => Err(conflict(format!(
-                "cannot remove container {:?}: {}",
-                self.id().as_str(),
-                in_use(state)
-            ))),
+            Answer::Refused(Refusal::InUse(state)) => {
+                Err(conflict(format!("cannot remove container {:?}: {}", self.id().as_str(), in_use(state))))
+            }
             Answer::Refused(Refusal::Removing) => {
                 Err(conflict(format!("removal of container {} is already in progress", self.id())))
             }
@@ -407,8 +409,11 @@ impl Container {
     /// Its execs that are yet to start or run.
     pub(crate) fn exec_ids(&self) -> Vec<String> {
         let execs = self.entry.shared.execs();
-        let mut ids: Vec<String> =
-            execs.values().filter(|e| e.container == *self.id() && e.listed()).map(|e| e.id.clone()).collect();
+        let mut ids: Vec<String> = execs
+            .values()
+            .filter(|e| e.container == *self.id() && e.listed())
+            .map(|e| e.id.clone())
+            .collect();
         ids.sort();
         ids
     }
@@ -437,7 +442,11 @@ impl Container {
         }))
     }
 
-    pub(crate) fn publish(&self, action: impl Into<String>, attributes: std::collections::BTreeMap<String, String>) {
+    pub(crate) fn publish(
+        &self,
+        action: impl Into<String>,
+        attributes: std::collections::BTreeMap<String, String>,
+    ) {
         self.entry.shared.bus.publish("container", action, self.id().as_str(), attributes);
     }
 
@@ -482,9 +491,7 @@ fn busy(v: &ContainerView) -> bool {
 fn parse_signal(text: Option<&str>) -> Result<Option<i32>> {
     match text {
         None | Some("") => Ok(None),
-        Some(text) => {
-            signal::parse(text).map(Some).ok_or_else(|| invalid(format!("invalid signal: {text}")))
-        }
+        Some(text) => signal::parse(text).map(Some).ok_or_else(|| invalid(format!("invalid signal: {text}"))),
     }
 }
 
@@ -533,7 +540,11 @@ pub(crate) fn phase_exit(exit: corten_wire::shim::Exit) -> phase::Exit {
 
 /// The phase of a container that a record says has ended.
 pub(crate) fn exited(state: &crate::StateRecord) -> Phase {
-    Phase::Exited(phase::Exit { code: state.exit_code, oom: state.oom_killed, at: i128::from(state.finished_ns) })
+    Phase::Exited(phase::Exit {
+        code: state.exit_code,
+        oom: state.oom_killed,
+        at: i128::from(state.finished_ns),
+    })
 }
 
 /// The phase of a container that a record says was running.
@@ -554,7 +565,10 @@ pub(crate) fn fill_volumes(
     mounts: &[crate::MountRecord],
 ) -> Result<()> {
     use std::os::fd::AsFd;
-    let mut wanting = mounts.iter().filter(|m| m.kind == crate::MountKind::Volume && m.copy && m.subpath.is_empty()).peekable();
+    let mut wanting = mounts
+        .iter()
+        .filter(|m| m.kind == crate::MountKind::Volume && m.copy && m.subpath.is_empty())
+        .peekable();
     if wanting.peek().is_none() {
         return Ok(());
     }

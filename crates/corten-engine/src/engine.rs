@@ -345,9 +345,11 @@ fn parse_until(text: &str) -> std::result::Result<i128, String> {
         }
     }
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let seconds: i128 = seconds.parse().map_err(|_| format!("invalid seconds {seconds:?}: invalid syntax"))?;
+    let seconds: i128 =
+        seconds.parse().map_err(|_| format!("invalid seconds {seconds:?}: invalid syntax"))?;
     let digits = format!("{fraction:0<9}");
-    let nanos: i128 = digits[..9].parse().map_err(|_| format!("invalid nanoseconds {fraction:?}: invalid syntax"))?;
+    let nanos: i128 =
+        digits[..9].parse().map_err(|_| format!("invalid nanoseconds {fraction:?}: invalid syntax"))?;
     Ok(seconds * 1_000_000_000 + nanos)
 }
 

@@ -21,10 +21,17 @@ use crate::view::Status;
 enum ExecState {
     Created,
     Starting,
-    Running { pid: i32 },
+    Running {
+        pid: i32,
+    },
     /// It could not be started.
-    Failed { code: i32 },
-    Ended { pid: i32, code: i32 },
+    Failed {
+        code: i32,
+    },
+    Ended {
+        pid: i32,
+        code: i32,
+    },
 }
 
 /// One exec, kept until its container goes or some time after its end.
@@ -68,8 +75,10 @@ impl ExecEntry {
     /// Resolves when it does not run any more.
     pub(crate) async fn ended(&self) {
         let mut state = self.state.subscribe();
-        let _closed =
-            state.wait_for(|s| matches!(s, ExecState::Ended { .. } | ExecState::Failed { .. })).await.map(|_| ());
+        let _closed = state
+            .wait_for(|s| matches!(s, ExecState::Ended { .. } | ExecState::Failed { .. }))
+            .await
+            .map(|_| ());
     }
 
     pub(crate) fn exit_code(&self) -> Option<i32> {
@@ -255,11 +264,13 @@ impl Exec {
         if r.tty {
             let fd = fds.next().ok_or_else(missing)?;
             rustix::io::ioctl_fionbio(&fd, true).map_err(|e| broken(e.into()))?;
-            let terminal = Terminal {
-                fd: AsyncFd::new(fd).map_err(broken)?,
-                read: r.attach_stdout || r.attach_stderr,
-                ending: ending(self.entry.clone()),
-            };
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe; the descriptor is ours and stays in place"
+            )]
+            let fd = AsyncFd::new(fd).map_err(broken)?;
+            let terminal =
+                Terminal { fd, read: r.attach_stdout || r.attach_stderr, ending: ending(self.entry.clone()) };
             let this = self.clone();
             return Ok(Attached::terminal(terminal)
                 .with_keys(self.entry.keys.clone(), move || this.publish("exec_detach")));

@@ -7,8 +7,22 @@ use crate::error::{Result, invalid};
 use crate::view::{ContainerView, Status};
 
 const CONTAINER: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "label!", "name", "network",
-    "publish", "since", "status", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "label!",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
 /// Facts about other objects that some filters need, looked up once.
@@ -67,7 +81,9 @@ impl<'a> ContainerFilter<'a> {
         let exited = filters
             .get("exited")
             .map(|v| {
-                v.parse().map_err(|_| value_error("exited", v, format!("strconv.Atoi: parsing {v:?}: invalid syntax")))
+                v.parse().map_err(|_| {
+                    value_error("exited", v, format!("strconv.Atoi: parsing {v:?}: invalid syntax"))
+                })
             })
             .collect::<Result<_>>()?;
         // COMPAT: a name filter that is no regular expression matches as text.
@@ -95,7 +111,10 @@ impl<'a> ContainerFilter<'a> {
             && any("is-task", &|t| !matches!(t, "1" | "true"))
             && any("isolation", &|i| i == v.record.host.isolation)
             && (self.names.is_empty()
-                || self.names.iter().any(|n| n.is_match(&v.record.name) || n.is_match(&format!("/{}", v.record.name))))
+                || self
+                    .names
+                    .iter()
+                    .any(|n| n.is_match(&v.record.name) || n.is_match(&format!("/{}", v.record.name))))
             && f.match_labels("label", &labels)
             && f.match_no_labels("label!", &labels)
             && (self.exited.is_empty()
@@ -109,11 +128,16 @@ impl<'a> ContainerFilter<'a> {
             })
             && any("network", &|n| {
                 v.record.networks.contains_key(n)
-                    || v.endpoints.iter().any(|e| e.name == n || (!n.is_empty() && e.network.as_str().starts_with(n)))
+                    || v.endpoints
+                        .iter()
+                        .any(|e| e.name == n || (!n.is_empty() && e.network.as_str().starts_with(n)))
                     || v.record.networks.values().any(|e| !n.is_empty() && e.network_id == n)
             })
             && any("volume", &|w| {
-                v.record.mounts.iter().any(|m| (!m.name.is_empty() && m.name == w) || m.destination == w || m.source == w)
+                v.record
+                    .mounts
+                    .iter()
+                    .any(|m| (!m.name.is_empty() && m.name == w) || m.destination == w || m.source == w)
             })
             && self.port_matches(v)
     }
@@ -145,7 +169,9 @@ fn port_ranges(filters: &Filters, key: &str) -> Result<Vec<(u16, u16, String)>> 
             crate::validate::parse_host_port(range)
                 .filter(|_| !range.is_empty())
                 .map(|(a, b)| (a, b, protocol.to_owned()))
-                .ok_or_else(|| invalid(format!("filter for '{key}' should not contain '{value}': invalid port")))
+                .ok_or_else(|| {
+                    invalid(format!("filter for '{key}' should not contain '{value}': invalid port"))
+                })
         })
         .collect()
 }
@@ -226,7 +252,8 @@ mod tests {
             kind: "container",
             action: "exec_create: sh".into(),
             actor: "abc".into(),
-            attributes: [("name".to_owned(), "web".to_owned()), ("image".to_owned(), "busybox:1".to_owned())].into(),
+            attributes: [("name".to_owned(), "web".to_owned()), ("image".to_owned(), "busybox:1".to_owned())]
+                .into(),
             time_ns: 0,
         };
         for (text, want) in [

@@ -74,8 +74,8 @@ pub use container::{
 };
 pub use engine::{Counts, Engine, EngineUsage, ListOptions};
 pub use error::{Error, Result};
-pub use failpoint::VARIABLE as FAILPOINT_VARIABLE;
 pub use exec::{Exec, ExecStart};
+pub use failpoint::VARIABLE as FAILPOINT_VARIABLE;
 pub use filters::EventFilter;
 pub use logs::{LogQuery, LogStream};
 pub use record::{ContainerRecord, MountKind, MountRecord, RootfsRecord, Standing, StateRecord};

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use corten_runtime::spec::{MASKED_PATHS, READONLY_PATHS};
 use corten_wire::api::container::{ContainerConfig, Healthcheck};
 use corten_wire::api::host_config::HostConfig;
 use corten_wire::oci_image;
-use corten_runtime::spec::{MASKED_PATHS, READONLY_PATHS};
 
 use crate::config::EngineConfig;
 use crate::error::{Result, invalid};
 
 /// Fills what the request leaves open from the image; refuses what then has nothing to run.
-pub(crate) fn config(mut user: ContainerConfig, image: &oci_image::ContainerConfig) -> Result<ContainerConfig> {
+pub(crate) fn config(
+    mut user: ContainerConfig,
+    image: &oci_image::ContainerConfig,
+) -> Result<ContainerConfig> {
     if user.user.is_empty() {
         user.user.clone_from(&image.user);
     }
@@ -70,7 +73,9 @@ fn merge_env(user: &mut Option<Vec<String>>, image: &[String]) {
 
 fn merge_health(user: &mut Option<Healthcheck>, image: Option<&oci_image::HealthcheckConfig>) {
     let Some(image) = image else { return };
-    let Some(image) = serde_json::to_value(image).ok().and_then(|v| serde_json::from_value::<Healthcheck>(v).ok()) else {
+    let Some(image) =
+        serde_json::to_value(image).ok().and_then(|v| serde_json::from_value::<Healthcheck>(v).ok())
+    else {
         return;
     };
     let Some(own) = user else {
@@ -180,9 +185,7 @@ pub(crate) fn log_options(
         "local" => LogDriver::Local,
         "none" => LogDriver::None,
         other => {
-            return Err(invalid(format!(
-                "logger: no log driver named '{other}' is registered"
-            )));
+            return Err(invalid(format!("logger: no log driver named '{other}' is registered")));
         }
     };
     let mut options = LogOptions {
@@ -226,12 +229,15 @@ pub(crate) fn log_options(
             ("mode", _) if value == "blocking" || value == "non-blocking" => {}
             ("mode", _) => return Err(invalid(format!("logger: logging mode not supported: {value}"))),
             ("max-buffer-size", _) => {
-                corten_base::units::ram_in_bytes(value)
-                    .ok_or_else(|| invalid(format!("error parsing option max-buffer-size: invalid size: '{value}'")))?;
+                corten_base::units::ram_in_bytes(value).ok_or_else(|| {
+                    invalid(format!("error parsing option max-buffer-size: invalid size: '{value}'"))
+                })?;
             }
             ("labels", LogDriver::JsonFile) => {
                 let labels = config.labels.clone().unwrap_or_default();
-                options.attrs.extend(value.split(',').filter_map(|l| Some((l.to_owned(), labels.get(l)?.clone()))));
+                options
+                    .attrs
+                    .extend(value.split(',').filter_map(|l| Some((l.to_owned(), labels.get(l)?.clone()))));
             }
             ("env", LogDriver::JsonFile) => {
                 let env = config.env.clone().unwrap_or_default();
@@ -262,7 +268,10 @@ pub(crate) fn log_options(
     if tag_given {
         return Err(invalid("log opt 'tag' is not supported by this engine"));
     }
-    if driver == LogDriver::JsonFile && options.compress && (options.max_file < 2 || options.max_size.is_none()) {
+    if driver == LogDriver::JsonFile
+        && options.compress
+        && (options.max_file < 2 || options.max_size.is_none())
+    {
         return Err(invalid("compress cannot be true when max-file is less than 2 or max-size is not set"));
     }
     Ok(options)
@@ -305,7 +314,8 @@ mod tests {
     #[test]
     fn log_drivers_and_options() {
         let try_ = |json: &str| {
-            log_options(&serde_json::from_str(json).unwrap(), &ContainerConfig::default()).map_err(|e| e.to_string())
+            log_options(&serde_json::from_str(json).unwrap(), &ContainerConfig::default())
+                .map_err(|e| e.to_string())
         };
         let ok = try_(r#"{"Type":"json-file","Config":{"max-size":"1m","max-file":"2"}}"#).unwrap();
         assert_eq!((ok.max_size, ok.max_file), (Some(1 << 20), 2));

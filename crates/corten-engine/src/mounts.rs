@@ -49,8 +49,13 @@ pub(crate) fn collect(
             return Err(invalid(format!("invalid mode: {bad}")));
         }
         for from in of(name)?.into_iter().filter(|m| !m.hidden && m.kind != MountKind::Tmpfs) {
-            let record =
-                MountRecord { rw: from.rw && writable, mode: String::new(), copy: false, anonymous: false, ..from };
+            let record = MountRecord {
+                rw: from.rw && writable,
+                mode: String::new(),
+                copy: false,
+                anonymous: false,
+                ..from
+            };
             set(&mut list, record.into());
         }
     }
@@ -124,7 +129,9 @@ fn bind(spec: &str) -> Result<MountRecord> {
     }
     let kind = if source.starts_with('/') { "bind" } else { "volume" };
     let because = |why: String| {
-        invalid(format!("invalid volume specification: '{spec}': invalid mount config for type {kind:?}: {why}"))
+        invalid(format!(
+            "invalid volume specification: '{spec}': invalid mount config for type {kind:?}: {why}"
+        ))
     };
     if !target.starts_with('/') {
         return Err(because(format!("invalid mount path: '{target}' mount path must be absolute")));
@@ -170,7 +177,8 @@ fn bind(spec: &str) -> Result<MountRecord> {
 
 fn valid_mode(mode: &str) -> bool {
     let known = |m: &str| {
-        matches!(m, "ro" | "rw" | "z" | "Z" | "nocopy" | "consistent" | "cached" | "delegated") || is_propagation(m)
+        matches!(m, "ro" | "rw" | "z" | "Z" | "nocopy" | "consistent" | "cached" | "delegated")
+            || is_propagation(m)
     };
     let words: Vec<&str> = mode.split(',').collect();
     let count = |f: &dyn Fn(&str) -> bool| words.iter().filter(|w| f(w)).count();
@@ -187,8 +195,11 @@ fn mount(m: &Mount) -> Wanted {
     match m.kind.as_str() {
         "bind" => {
             let options = m.bind_options.clone().unwrap_or_default();
-            let propagation =
-                if options.propagation.is_empty() { "rprivate".to_owned() } else { options.propagation.clone() };
+            let propagation = if options.propagation.is_empty() {
+                "rprivate".to_owned()
+            } else {
+                options.propagation.clone()
+            };
             MountRecord {
                 source: clean(&m.source),
                 propagation,
@@ -255,9 +266,38 @@ fn merge_option(words: &mut Vec<String>, option: &str) {
 
 /// Options of mount(8) that a tmpfs understands.
 const TMPFS: &[&str] = &[
-    "ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "sync", "async", "atime", "noatime", "diratime",
-    "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime", "size", "mode", "uid", "gid", "nr_inodes",
-    "nr_blocks", "mpol", "private", "rprivate", "shared", "rshared", "slave", "rslave", "huge",
+    "ro",
+    "rw",
+    "exec",
+    "noexec",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "sync",
+    "async",
+    "atime",
+    "noatime",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "nr_inodes",
+    "nr_blocks",
+    "mpol",
+    "private",
+    "rprivate",
+    "shared",
+    "rshared",
+    "slave",
+    "rslave",
+    "huge",
 ];
 
 fn tmpfs(path: &str, options: &str) -> Result<MountRecord> {
@@ -266,7 +306,9 @@ fn tmpfs(path: &str, options: &str) -> Result<MountRecord> {
     }
     let destination = clean(path);
     if destination == "/" {
-        return Err(invalid("invalid mount config for type \"tmpfs\": invalid specification: destination can't be '/'"));
+        return Err(invalid(
+            "invalid mount config for type \"tmpfs\": invalid specification: destination can't be '/'",
+        ));
     }
     let mut words = default_tmpfs();
     for option in options.split(',').filter(|o| !o.is_empty()) {
@@ -295,15 +337,20 @@ mod tests {
             }]),
             _ => Err(crate::Error::NoSuchContainer(name.into())),
         };
-        collect(&serde_json::from_str(host).unwrap(), &serde_json::from_str(config).unwrap(), of).map_err(|e| e.to_string())
+        collect(&serde_json::from_str(host).unwrap(), &serde_json::from_str(config).unwrap(), of)
+            .map_err(|e| e.to_string())
     }
 
     #[test]
     fn binds_and_volumes() {
-        let list = all(r#"{"Binds":["/usr:/host:ro","named:/n","/anon"]}"#, r#"{"Volumes":{"/image":{},"/n":{}}}"#).unwrap();
+        let list =
+            all(r#"{"Binds":["/usr:/host:ro","named:/n","/anon"]}"#, r#"{"Volumes":{"/image":{},"/n":{}}}"#)
+                .unwrap();
         let brief: Vec<_> = list
             .iter()
-            .map(|w| (w.record.view().kind, w.record.destination.as_str(), w.record.mode.as_str(), w.record.rw))
+            .map(|w| {
+                (w.record.view().kind, w.record.destination.as_str(), w.record.mode.as_str(), w.record.rw)
+            })
             .collect();
         assert_eq!(
             brief,

@@ -112,7 +112,8 @@ impl Networks {
         if let Some(entry) = exact.or_else(|| entries.values().find(|e| e.name == reference)) {
             return Ok(entry.clone());
         }
-        let mut matching = entries.values().filter(|e| !reference.is_empty() && e.id.as_str().starts_with(reference));
+        let mut matching =
+            entries.values().filter(|e| !reference.is_empty() && e.id.as_str().starts_with(reference));
         match (matching.next(), matching.count()) {
             (Some(entry), 0) => Ok(entry.clone()),
             (Some(_), more) => Err(invalid(format!(
@@ -191,9 +192,13 @@ impl Networks {
             return Err(invalid("invalid name: name is empty"));
         }
         if is_predefined(&request.name) || request.name == "default" {
-            return Err(forbidden(format!("operation is not permitted on predefined {} network", request.name)));
+            return Err(forbidden(format!(
+                "operation is not permitted on predefined {} network",
+                request.name
+            )));
         }
-        let driver = if request.driver.is_empty() || request.driver == "default" { "bridge" } else { &request.driver };
+        let driver =
+            if request.driver.is_empty() || request.driver == "default" { "bridge" } else { &request.driver };
         if matches!(driver, "host" | "null") {
             return Err(forbidden(format!("only one instance of {driver:?} network is allowed")));
         }
@@ -249,10 +254,13 @@ fn ipam_config(config: &ApiIpamConfig) -> Result<IpamConfig> {
         if text.is_empty() {
             return Ok(None);
         }
-        text.parse().map(Some).map_err(|_| invalid(format!("invalid subnet {text}: invalid CIDR block notation")))
+        text.parse()
+            .map(Some)
+            .map_err(|_| invalid(format!("invalid subnet {text}: invalid CIDR block notation")))
     };
     let address = |what: &str, text: &str| {
-        text.parse::<std::net::IpAddr>().map_err(|_| invalid(format!("invalid {what} {text}: invalid address")))
+        text.parse::<std::net::IpAddr>()
+            .map_err(|_| invalid(format!("invalid {what} {text}: invalid address")))
     };
     let gateway = if config.gateway.is_empty() { None } else { Some(address("gateway", &config.gateway)?) };
     let mut aux_addresses = BTreeMap::new();
@@ -271,7 +279,11 @@ pub(crate) fn view(entry: &NetworkEntry, containers: BTreeMap<String, NetworkCon
                 subnet: c.subnet.map(|s| s.to_string()).unwrap_or_default(),
                 ip_range: c.ip_range.map(|s| s.to_string()).unwrap_or_default(),
                 gateway: c.gateway.map(|s| s.to_string()).unwrap_or_default(),
-                auxiliary_addresses: c.aux_addresses.iter().map(|(n, a)| (n.clone(), a.to_string())).collect(),
+                auxiliary_addresses: c
+                    .aux_addresses
+                    .iter()
+                    .map(|(n, a)| (n.clone(), a.to_string()))
+                    .collect(),
             })
             .collect()
     });

@@ -186,7 +186,7 @@ pub struct StateRecord {
 /// A volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct VolumeRecord {
+pub(crate) struct VolumeRecord {
     /// Its name.
     pub name: String,
     /// Nanoseconds since the epoch.
@@ -199,7 +199,7 @@ pub struct VolumeRecord {
 
 /// A network with what Docker remembers of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NetworkEntry {
+pub(crate) struct NetworkEntry {
     /// Its id.
     pub id: Id,
     /// Its name.

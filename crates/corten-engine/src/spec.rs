@@ -110,7 +110,11 @@ pub(crate) fn check_sysctls(h: &HostConfig) -> Result<()> {
 }
 
 /// Assembles everything.
-pub(crate) fn assemble(record: &ContainerRecord, daemon: &EngineConfig, around: &Surroundings) -> Result<Built> {
+pub(crate) fn assemble(
+    record: &ContainerRecord,
+    daemon: &EngineConfig,
+    around: &Surroundings,
+) -> Result<Built> {
     let (c, h) = (&record.config, &record.host);
     let security = security(h.security_opt.as_deref().unwrap_or_default())?;
     let (path, args) = command(record);
@@ -287,8 +291,22 @@ fn generated(mounts: &mut Vec<Mount>, around: &Surroundings, readonly: bool) {
 
 fn rlimits(limits: &[Ulimit]) -> Result<Vec<Rlimit>> {
     const KNOWN: &[&str] = &[
-        "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
-        "rtprio", "rttime", "sigpending", "stack",
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
     ];
     let value = |v: i64| u64::try_from(v).unwrap_or(u64::MAX);
     limits
@@ -304,7 +322,11 @@ fn rlimits(limits: &[Ulimit]) -> Result<Vec<Rlimit>> {
                     u.soft, u.hard
                 )));
             }
-            Ok(Rlimit { kind: format!("RLIMIT_{}", name.to_ascii_uppercase()), hard: value(u.hard), soft: value(u.soft) })
+            Ok(Rlimit {
+                kind: format!("RLIMIT_{}", name.to_ascii_uppercase()),
+                hard: value(u.hard),
+                soft: value(u.soft),
+            })
         })
         .collect()
 }
@@ -380,21 +402,29 @@ fn device_number(path: &str) -> Result<(i64, i64)> {
 
 fn weights(list: &[WeightDevice]) -> Result<Vec<oci::WeightDevice>> {
     list.iter()
-        .map(|w| device_number(&w.path).map(|(major, minor)| oci::WeightDevice { major, minor, weight: w.weight }))
+        .map(|w| {
+            device_number(&w.path).map(|(major, minor)| oci::WeightDevice { major, minor, weight: w.weight })
+        })
         .collect()
 }
 
 fn throttles(list: &[ThrottleDevice]) -> Result<Vec<oci::ThrottleDevice>> {
     list.iter()
-        .map(|t| device_number(&t.path).map(|(major, minor)| oci::ThrottleDevice { major, minor, rate: t.rate }))
+        .map(|t| {
+            device_number(&t.path).map(|(major, minor)| oci::ThrottleDevice { major, minor, rate: t.rate })
+        })
         .collect()
+}
+
+/// Go's zero value means "not given".
+fn take<T: Default + PartialEq + Clone>(own: &mut T, given: &T) {
+    if *given != T::default() {
+        own.clone_from(given);
+    }
 }
 
 /// Applies an update request to a host configuration: what is zero or absent stays.
 pub(crate) fn apply_update(h: &mut HostConfig, u: &UpdateRequest) -> Result<()> {
-    macro_rules! take {
-        ($($field:ident),*) => { $( if u.$field != Default::default() { h.$field.clone_from(&u.$field); } )* };
-    }
     if h.nano_cpus != 0 && (u.cpu_period != 0 || u.cpu_quota != 0) {
         let option = if u.cpu_period != 0 { "CPU Period" } else { "CPU Quota" };
         return Err(crate::error::conflict(format!(
@@ -407,17 +437,36 @@ pub(crate) fn apply_update(h: &mut HostConfig, u: &UpdateRequest) -> Result<()> 
             "Conflicting options: Nano CPUs cannot be updated as {option} has already been set"
         )));
     }
-    if u.memory != 0 && h.memory_swap != -1 && u.memory_swap == 0 && h.memory_swap != 0 && u.memory > h.memory_swap {
+    if u.memory != 0
+        && h.memory_swap != -1
+        && u.memory_swap == 0
+        && h.memory_swap != 0
+        && u.memory > h.memory_swap
+    {
         return Err(crate::error::conflict(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time",
         ));
     }
-    take!(
-        cpu_shares, memory, nano_cpus, blkio_weight, blkio_weight_device, blkio_device_read_bps,
-        blkio_device_write_bps, blkio_device_read_iops, blkio_device_write_iops, cpu_period, cpu_quota,
-        cpu_realtime_period, cpu_realtime_runtime, cpuset_cpus, cpuset_mems, memory_reservation, memory_swap,
-        memory_swappiness, oom_kill_disable, ulimits
-    );
+    take(&mut h.cpu_shares, &u.cpu_shares);
+    take(&mut h.memory, &u.memory);
+    take(&mut h.nano_cpus, &u.nano_cpus);
+    take(&mut h.blkio_weight, &u.blkio_weight);
+    take(&mut h.blkio_weight_device, &u.blkio_weight_device);
+    take(&mut h.blkio_device_read_bps, &u.blkio_device_read_bps);
+    take(&mut h.blkio_device_write_bps, &u.blkio_device_write_bps);
+    take(&mut h.blkio_device_read_iops, &u.blkio_device_read_iops);
+    take(&mut h.blkio_device_write_iops, &u.blkio_device_write_iops);
+    take(&mut h.cpu_period, &u.cpu_period);
+    take(&mut h.cpu_quota, &u.cpu_quota);
+    take(&mut h.cpu_realtime_period, &u.cpu_realtime_period);
+    take(&mut h.cpu_realtime_runtime, &u.cpu_realtime_runtime);
+    take(&mut h.cpuset_cpus, &u.cpuset_cpus);
+    take(&mut h.cpuset_mems, &u.cpuset_mems);
+    take(&mut h.memory_reservation, &u.memory_reservation);
+    take(&mut h.memory_swap, &u.memory_swap);
+    take(&mut h.memory_swappiness, &u.memory_swappiness);
+    take(&mut h.oom_kill_disable, &u.oom_kill_disable);
+    take(&mut h.ulimits, &u.ulimits);
     if let Some(limit) = u.pids_limit {
         h.pids_limit = (limit > 0).then_some(limit);
     }
@@ -442,11 +491,18 @@ mod tests {
 
     #[test]
     fn limits_and_updates() {
-        let mut h = HostConfig { nano_cpus: 500_000_000, memory: 64 << 20, memory_swap: 128 << 20, ..HostConfig::default() };
+        let mut h = HostConfig {
+            nano_cpus: 500_000_000,
+            memory: 64 << 20,
+            memory_swap: 128 << 20,
+            ..HostConfig::default()
+        };
         let r = resources(&h).unwrap();
         assert_eq!(r.cpu.unwrap().quota, Some(50_000));
         assert_eq!(r.memory.unwrap().swap, Some(128 << 20));
-        assert!(apply_update(&mut h, &UpdateRequest { cpu_quota: 5000, ..UpdateRequest::default() }).is_err());
+        assert!(
+            apply_update(&mut h, &UpdateRequest { cpu_quota: 5000, ..UpdateRequest::default() }).is_err()
+        );
         apply_update(&mut h, &UpdateRequest { pids_limit: Some(50), ..UpdateRequest::default() }).unwrap();
         assert_eq!((h.pids_limit, h.memory), (Some(50), 64 << 20));
     }

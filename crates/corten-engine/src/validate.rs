@@ -84,7 +84,9 @@ fn health(check: &Healthcheck) -> Result<()> {
     }
     match check.test.as_deref().and_then(|t| t.first()).map(String::as_str) {
         None | Some("NONE" | "CMD" | "CMD-SHELL" | "") => Ok(()),
-        Some(other) => Err(invalid(format!("unknown type {other:?} in Healthcheck (must be one of NONE, CMD, CMD-SHELL)"))),
+        Some(other) => Err(invalid(format!(
+            "unknown type {other:?} in Healthcheck (must be one of NONE, CMD, CMD-SHELL)"
+        ))),
     }
 }
 
@@ -182,7 +184,8 @@ fn modes(h: &HostConfig) -> Result<()> {
     if !matches!(h.pid_mode.as_str(), "" | "host" | "private") && !joined(&h.pid_mode) {
         return Err(invalid(format!("invalid PID mode: {}", h.pid_mode)));
     }
-    if !matches!(h.ipc_mode.as_str(), "" | "none" | "private" | "shareable" | "host") && !joined(&h.ipc_mode) {
+    if !matches!(h.ipc_mode.as_str(), "" | "none" | "private" | "shareable" | "host") && !joined(&h.ipc_mode)
+    {
         return Err(invalid(format!("invalid IPC mode: {}", h.ipc_mode)));
     }
     if !matches!(h.userns_mode.as_str(), "" | "host") {
@@ -228,9 +231,9 @@ fn extra_host(entry: &str) -> Result<()> {
 /// Checks a restart policy, of create and of update.
 pub(crate) fn restart_policy(p: &RestartPolicy) -> Result<()> {
     match p.name.as_str() {
-        "" | "no" | "always" | "unless-stopped" if p.maximum_retry_count != 0 => Err(invalid(
-            "invalid restart policy: maximum retry count can only be used with 'on-failure'",
-        )),
+        "" | "no" | "always" | "unless-stopped" if p.maximum_retry_count != 0 => {
+            Err(invalid("invalid restart policy: maximum retry count can only be used with 'on-failure'"))
+        }
         "on-failure" if p.maximum_retry_count < 0 => {
             Err(invalid("invalid restart policy: maximum retry count cannot be negative"))
         }
@@ -252,7 +255,9 @@ fn mount(m: &Mount) -> Result<()> {
     if !m.target.starts_with('/') {
         return Err(bad(format!("invalid mount path: '{}' mount path must be absolute", m.target)));
     }
-    let alone = |name: &str, set: bool| if set { Err(bad(format!("field {name} must not be specified"))) } else { Ok(()) };
+    let alone = |name: &str, set: bool| {
+        if set { Err(bad(format!("field {name} must not be specified"))) } else { Ok(()) }
+    };
     match m.kind.as_str() {
         "bind" => {
             if m.source.is_empty() {
@@ -265,7 +270,9 @@ fn mount(m: &Mount) -> Result<()> {
                 return Err(bad(format!("invalid propagation mode: {}", options.propagation)));
             }
             if options.read_only_force_recursive && options.read_only_non_recursive {
-                return Err(bad("mutually exclusive: ReadOnlyNonRecursive and ReadOnlyForceRecursive".into()));
+                return Err(
+                    bad("mutually exclusive: ReadOnlyNonRecursive and ReadOnlyForceRecursive".into()),
+                );
             }
             if !m.source.starts_with('/') {
                 return Err(bad(format!("invalid mount path: '{}' mount path must be absolute", m.source)));
@@ -386,7 +393,10 @@ fn cpu_limits(l: &Limits<'_>, host: &Host) -> Result<()> {
         return Err(invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
     }
     if l.cpu_shares < 0 {
-        return Err(invalid(format!("invalid CPU shares ({}): value must be a positive integer", l.cpu_shares)));
+        return Err(invalid(format!(
+            "invalid CPU shares ({}): value must be a positive integer",
+            l.cpu_shares
+        )));
     }
     let sets = [
         (l.cpuset_cpus, "cpus", "CPUs", &host.cpu_list),
@@ -411,7 +421,8 @@ fn parse_list(text: &str) -> Result<BTreeSet<u32>, String> {
     for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let bad = || format!("invalid format: {text}");
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (first.parse::<u32>().map_err(|_| bad())?, last.parse::<u32>().map_err(|_| bad())?);
+        let (first, last) =
+            (first.parse::<u32>().map_err(|_| bad())?, last.parse::<u32>().map_err(|_| bad())?);
         if first > last || last > 8192 {
             return Err(bad());
         }

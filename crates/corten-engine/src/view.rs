@@ -151,8 +151,13 @@ impl ContainerView {
                 Protocol::Udp => "udp",
                 Protocol::Sctp => "sctp",
             };
-            let binding = PortBinding { host_ip: record.host_ip.to_string(), host_port: record.host_port.to_string() };
-            ports.entry(Port::new(record.container_port, protocol)).or_default().get_or_insert_default().push(binding);
+            let binding =
+                PortBinding { host_ip: record.host_ip.to_string(), host_port: record.host_port.to_string() };
+            ports
+                .entry(Port::new(record.container_port, protocol))
+                .or_default()
+                .get_or_insert_default()
+                .push(binding);
         }
         ports
     }
@@ -286,7 +291,10 @@ impl ContainerView {
             app_armor_profile: String::new(),
             exec_ids: (!exec_ids.is_empty()).then_some(exec_ids),
             host_config: r.host.as_ref().clone(),
-            graph_driver: Some(corten_wire::api::image::GraphDriver { name: "overlayfs".into(), ..Default::default() }),
+            graph_driver: Some(corten_wire::api::image::GraphDriver {
+                name: "overlayfs".into(),
+                ..Default::default()
+            }),
             size_rw: None,
             size_root_fs: None,
             image_manifest_descriptor: r.manifest.clone(),

@@ -151,12 +151,15 @@ impl Volumes {
 
     /// `GET /volumes`.
     pub(crate) fn list(&self, filters: &Filters) -> Result<Vec<Volume>> {
-        filters.validate(&["dangling", "driver", "label", "label!", "name"]).map_err(|e| invalid(e.to_string()))?;
+        filters
+            .validate(&["dangling", "driver", "label", "label!", "name"])
+            .map_err(|e| invalid(e.to_string()))?;
         let dangling = match filters.contains("dangling") {
             true => Some(filters.bool_or("dangling", false).map_err(|e| invalid(e.to_string()))?),
             false => None,
         };
-        let names: Vec<regex::Regex> = filters.get("name").filter_map(|n| regex::Regex::new(n).ok()).collect();
+        let names: Vec<regex::Regex> =
+            filters.get("name").filter_map(|n| regex::Regex::new(n).ok()).collect();
         let state = self.state();
         Ok(state
             .records
@@ -213,7 +216,10 @@ impl Volumes {
             let labels = record.labels.clone().unwrap_or_default();
             // COMPAT: a volume with a mount of its own is the user's to remove.
             let chosen = (all || labels.contains_key(ANONYMOUS)) && record.options.is_none();
-            if !chosen || !filters.match_labels("label", &labels) || !filters.match_no_labels("label!", &labels) {
+            if !chosen
+                || !filters.match_labels("label", &labels)
+                || !filters.match_no_labels("label!", &labels)
+            {
                 continue;
             }
             let size = tree_size(&self.path(&record.name));
@@ -238,7 +244,11 @@ impl Volumes {
             .values()
             .map(|record| {
                 let count = holders.get(&record.name).map_or(0, BTreeSet::len);
-                let size = if record.options.is_some() { -1 } else { i64::try_from(tree_size(&self.path(&record.name))).unwrap_or(-1) };
+                let size = if record.options.is_some() {
+                    -1
+                } else {
+                    i64::try_from(tree_size(&self.path(&record.name))).unwrap_or(-1)
+                };
                 let mut view = self.view(record);
                 view.usage_data = Some(VolumeUsage { ref_count: i64::try_from(count).unwrap_or(0), size });
                 view
@@ -372,7 +382,8 @@ fn mount(options: &TextMap, target: &std::path::Path) -> Result<()> {
             e,
         )
     };
-    let text = std::ffi::CString::new(data.join(",")).map_err(|_| invalid("mount options contain a zero byte"))?;
+    let text =
+        std::ffi::CString::new(data.join(",")).map_err(|_| invalid("mount options contain a zero byte"))?;
     let fstype = if bind { "" } else { get("type") };
     rustix::mount::mount(get("device"), target, fstype, flags, Some(text.as_c_str())).map_err(fail)?;
     if bind && flags.contains(MountFlags::RDONLY) {
@@ -434,7 +445,8 @@ mod tests {
         create(&v, r#"{"Name":"vol1","Labels":{"a":"b"}}"#).unwrap();
         assert_eq!(create(&v, r#"{"Name":"vol1"}"#).unwrap().labels.unwrap()["a"], "b");
         create(&v, "{}").unwrap();
-        create(&v, r#"{"Name":"vtmp","DriverOpts":{"type":"tmpfs","device":"tmpfs","o":"size=1m"}}"#).unwrap();
+        create(&v, r#"{"Name":"vtmp","DriverOpts":{"type":"tmpfs","device":"tmpfs","o":"size=1m"}}"#)
+            .unwrap();
         v.hold("c1", ["vol1".to_owned()].into_iter());
         assert_eq!(v.remove("vol1", false).unwrap_err().to_string(), "remove vol1: volume is in use - [c1]");
         let dangling = Filters::parse(r#"{"dangling":["true"]}"#).unwrap();
@@ -450,7 +462,10 @@ mod tests {
     fn refusals() {
         let (_dir, v) = open();
         for (json, want) in [
-            (r#"{"Name":"v2","Driver":"nope"}"#, "create v2: error looking up volume plugin nope: plugin \"nope\" not found"),
+            (
+                r#"{"Name":"v2","Driver":"nope"}"#,
+                "create v2: error looking up volume plugin nope: plugin \"nope\" not found",
+            ),
             (r#"{"Name":"v2","DriverOpts":{"bogus":"1"}}"#, "create v2: invalid option: \"bogus\""),
             (
                 r#"{"Name":"a/b"}"#,

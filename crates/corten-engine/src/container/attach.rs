@@ -11,7 +11,6 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use corten_wire::shim::Attach;
-use futures_util::Stream;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
@@ -87,7 +86,10 @@ pub struct Attached {
 
 impl std::fmt::Debug for Attached {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Attached").field("tty", &self.tty).field("detached", &self.detached).finish_non_exhaustive()
+        f.debug_struct("Attached")
+            .field("tty", &self.tty)
+            .field("detached", &self.detached)
+            .finish_non_exhaustive()
     }
 }
 
@@ -117,7 +119,16 @@ pub(crate) struct Terminal {
 
 impl Attached {
     fn new(io: Io, tty: bool) -> Self {
-        Self { io, prefix: None, ready: Bytes::new(), tty, keys: None, detached: false, reader: None, on_detach: None }
+        Self {
+            io,
+            prefix: None,
+            ready: Bytes::new(),
+            tty,
+            keys: None,
+            detached: false,
+            reader: None,
+            on_detach: None,
+        }
     }
 
     pub(crate) fn pipes(pipes: Pipes) -> Self {
@@ -193,7 +204,11 @@ impl Scanner {
 }
 
 impl AsyncRead for Attached {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
             if this.ready.has_remaining() {
@@ -231,7 +246,12 @@ impl AsyncRead for Attached {
 }
 
 impl Pipes {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, ready: &mut Bytes) -> Poll<io::Result<()>> {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        ready: &mut Bytes,
+    ) -> Poll<io::Result<()>> {
         const MOST: usize = 32 * 1024;
         let mut at = 0;
         while at < self.outputs.len() {
@@ -395,7 +415,8 @@ impl Container {
         let tty = view.record.config.tty;
         let mut io = Io::Nothing;
         if spec.stream && (spec.stdin || spec.stdout || spec.stderr) {
-            let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(|e| Error::io("socketpair", e))?;
+            let (ours, theirs) =
+                std::os::unix::net::UnixStream::pair().map_err(|e| Error::io("socketpair", e))?;
             ours.set_nonblocking(true).map_err(|e| Error::io("socketpair", e))?;
             // COMPAT: input is for containers that were made to take some.
             let stdin = spec.stdin && view.record.config.open_stdin;
@@ -429,7 +450,13 @@ mod tests {
 
     #[test]
     fn keys_are_read_as_docker_reads_them() {
-        for (text, want) in [("", Some(vec![16, 17])), ("ctrl-a,a", Some(vec![1, b'a'])), ("ctrl-@,ctrl-_", Some(vec![0, 31])), ("ctrl-", None), ("ab", None)] {
+        for (text, want) in [
+            ("", Some(vec![16, 17])),
+            ("ctrl-a,a", Some(vec![1, b'a'])),
+            ("ctrl-@,ctrl-_", Some(vec![0, 31])),
+            ("ctrl-", None),
+            ("ab", None),
+        ] {
             assert_eq!(text.parse::<DetachKeys>().ok().map(|k| k.0), want, "{text}");
         }
     }

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Timestamps, chownat, fchmod, fchown, fstat, linkat,
-    mkdirat, mknodat, openat, openat2, readlinkat, statat, symlinkat, utimensat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Timestamps, chownat, fchmod, fchown, fstat,
+    linkat, mkdirat, mknodat, openat, openat2, readlinkat, statat, symlinkat, utimensat,
 };
 
 use crate::error::{Error, Result};
@@ -18,14 +18,22 @@ const MAX_DEPTH: usize = 512;
 
 /// Copies what the image has at `inside` into `volume` if that is an empty directory.
 pub(super) fn fill(root: BorrowedFd<'_>, inside: &str, volume: &Path) -> Result<()> {
-    let fail = |e: rustix::io::Errno| Error::io(format!("fill volume {} from the image", volume.display()), e);
-    let mut entries = std::fs::read_dir(volume).map_err(|e| Error::io(format!("read {}", volume.display()), e))?;
+    let fail =
+        |e: rustix::io::Errno| Error::io(format!("fill volume {} from the image", volume.display()), e);
+    let mut entries =
+        std::fs::read_dir(volume).map_err(|e| Error::io(format!("read {}", volume.display()), e))?;
     if entries.next().is_some() {
         return Ok(());
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let relative = inside.trim_start_matches('/');
-    let source = match openat2(root, relative, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS) {
+    let source = match openat2(
+        root,
+        relative,
+        flags,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    ) {
         Ok(fd) => fd,
         // Nothing there, or a file: there is nothing to fill it with.
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(()),
@@ -69,7 +77,8 @@ impl Copy {
                 FileType::Directory => {
                     mkdirat(to, name, Mode::RWXU)?;
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    let (f, t) = (openat(from, name, flags, Mode::empty())?, openat(to, name, flags, Mode::empty())?);
+                    let (f, t) =
+                        (openat(from, name, flags, Mode::empty())?, openat(to, name, flags, Mode::empty())?);
                     self.directory(&f, &t, at, depth + 1)?;
                     continue;
                 }

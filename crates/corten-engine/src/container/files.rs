@@ -75,13 +75,20 @@ impl Container {
         let full = clean(path);
         let below = |m: &&crate::MountRecord| {
             m.kind != MountKind::Tmpfs
-                && (full == m.destination || full.strip_prefix(&m.destination).is_some_and(|r| r.starts_with('/')))
+                && (full == m.destination
+                    || full.strip_prefix(&m.destination).is_some_and(|r| r.starts_with('/')))
         };
         if let Some(mount) = view.record.mounts.iter().filter(below).max_by_key(|m| m.destination.len())
             && full != mount.destination
         {
             let rest = full[mount.destination.len()..].to_owned();
-            let tail = if path.ends_with("/.") { "/." } else if path.ends_with('/') { "/" } else { "" };
+            let tail = if path.ends_with("/.") {
+                "/."
+            } else if path.ends_with('/') {
+                "/"
+            } else {
+                ""
+            };
             let root = open_dir(&Path::new(&mount.source).join(&mount.subpath))?;
             return Ok(Place { root, path: format!("{rest}{tail}") });
         }
@@ -106,7 +113,8 @@ impl Container {
         let (this, path) = (self.clone(), checked(path)?);
         blocking(move || {
             let place = this.place(&this.view(), &path)?;
-            let stat = archive::stat(place.root.as_fd(), &place.path).map_err(|e| this.archive_error(&path, e))?;
+            let stat =
+                archive::stat(place.root.as_fd(), &place.path).map_err(|e| this.archive_error(&path, e))?;
             Ok(wire(stat))
         })
         .await
@@ -120,7 +128,8 @@ impl Container {
         let (this, wanted) = (self.clone(), checked(path)?);
         let (stat, place) = blocking(move || {
             let place = this.place(&this.view(), &wanted)?;
-            let stat = archive::stat(place.root.as_fd(), &place.path).map_err(|e| this.archive_error(&wanted, e))?;
+            let stat =
+                archive::stat(place.root.as_fd(), &place.path).map_err(|e| this.archive_error(&wanted, e))?;
             Ok((wire(stat), place))
         })
         .await?;
@@ -176,7 +185,10 @@ impl Container {
     pub async fn export(&self) -> Result<ByteStream> {
         let view = self.view();
         if view.status == Status::Removing || view.status == Status::Dead {
-            return Err(conflict(format!("You cannot export container {} which is being removed", self.id())));
+            return Err(conflict(format!(
+                "You cannot export container {} which is being removed",
+                self.id()
+            )));
         }
         let shared = self.shared().clone();
         let root = blocking(move || {
@@ -219,7 +231,8 @@ impl Container {
         let c = &view.record.config;
         let json = |v: serde_json::Result<serde_json::Value>| v.map_err(|e| internal(e.to_string()));
         let health = match &c.healthcheck {
-            Some(check) => serde_json::from_value(json(serde_json::to_value(check))?).map_err(|e| internal(e.to_string()))?,
+            Some(check) => serde_json::from_value(json(serde_json::to_value(check))?)
+                .map_err(|e| internal(e.to_string()))?,
             None => None,
         };
         Ok(oci_image::ContainerConfig {
@@ -248,7 +261,10 @@ impl Container {
     pub async fn commit(&self, spec: CommitSpec) -> Result<Digest> {
         let view = self.view();
         if matches!(view.status, Status::Removing | Status::Dead) {
-            return Err(conflict(format!("You cannot commit container {} which is being removed", self.id())));
+            return Err(conflict(format!(
+                "You cannot commit container {} which is being removed",
+                self.id()
+            )));
         }
         let frozen = spec.pause && view.status == Status::Running && self.pause().await.is_ok();
         let (shared, record) = (self.shared().clone(), view.record.clone());
@@ -296,7 +312,9 @@ fn writable(record: &ContainerRecord, path: &str) -> Result<()> {
     let mount = record
         .mounts
         .iter()
-        .filter(|m| full == m.destination || full.strip_prefix(&m.destination).is_some_and(|r| r.starts_with('/')))
+        .filter(|m| {
+            full == m.destination || full.strip_prefix(&m.destination).is_some_and(|r| r.starts_with('/'))
+        })
         .max_by_key(|m| m.destination.len());
     match mount {
         Some(mount) if !mount.rw => Err(Error::Refused {

@@ -66,7 +66,8 @@ impl Check {
         let (mut streak, mut log) = (0i64, VecDeque::new());
         loop {
             let starting = status == "starting" && began.elapsed() < self.start_period;
-            tokio::time::sleep(if starting { self.start_interval.min(self.interval) } else { self.interval }).await;
+            tokio::time::sleep(if starting { self.start_interval.min(self.interval) } else { self.interval })
+                .await;
             let result = self.probe(&container).await;
             let before = status.clone();
             if result.exit_code == 0 {
@@ -82,7 +83,8 @@ impl Check {
             if log.len() > MAX_LOG {
                 log.pop_front();
             }
-            let health = Health { status: status.clone(), failing_streak: streak, log: log.iter().cloned().collect() };
+            let health =
+                Health { status: status.clone(), failing_streak: streak, log: log.iter().cloned().collect() };
             if container.entry.mail.send(Mail::Health(Arc::new(health))).await.is_err() {
                 return;
             }
@@ -101,7 +103,12 @@ impl Check {
             ..ExecCreateRequest::default()
         };
         let id = Id::random().to_string();
-        let entry = Arc::new(ExecEntry::new(id.clone(), container.id().clone(), request, super::DetachKeys::default()));
+        let entry = Arc::new(ExecEntry::new(
+            id.clone(),
+            container.id().clone(),
+            request,
+            super::DetachKeys::default(),
+        ));
         container.shared().execs().insert(id.clone(), entry.clone());
         let mut output = Vec::new();
         let ran = tokio::time::timeout(self.timeout, run(container, &id, &mut output)).await;

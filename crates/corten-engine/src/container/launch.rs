@@ -71,7 +71,8 @@ pub(crate) fn write_run(shared: &Shared, id: &Id, run: &Run) -> Result<()> {
 pub(crate) fn write_transient(shared: &Shared, record: &ContainerRecord) -> Result<()> {
     let dir = shared.run_dir(&record.id);
     make_dir(&dir, 0o711)?;
-    let text = serde_json::to_vec(record).map_err(|e| Error::io("encode record.json", std::io::Error::other(e)))?;
+    let text =
+        serde_json::to_vec(record).map_err(|e| Error::io("encode record.json", std::io::Error::other(e)))?;
     Ok(replace(&dir.join(TRANSIENT), &text, 0o600, Durability::Process)?)
 }
 
@@ -142,7 +143,10 @@ fn joined_pid(shared: &Shared, mode: &str, what: &str) -> Result<Option<i32>> {
     let Some(other) = shared.joined(mode)? else { return Ok(None) };
     let view = other.view();
     if !view.is_running() {
-        return Err(conflict(format!("cannot join {what} namespace of a non running container: {}", other.id())));
+        return Err(conflict(format!(
+            "cannot join {what} namespace of a non running container: {}",
+            other.id()
+        )));
     }
     if what == "IPC" && view.record.host.ipc_mode != "shareable" {
         return Err(invalid(format!(
@@ -175,7 +179,10 @@ fn volumes(shared: &Shared, record: &ContainerRecord) -> Result<()> {
                     )));
                 }
                 std::fs::create_dir_all(path).map_err(|e| {
-                    Error::io(format!("error while creating mount source path '{0}': mkdir {0}", mount.source), e)
+                    Error::io(
+                        format!("error while creating mount source path '{0}': mkdir {0}", mount.source),
+                        e,
+                    )
                 })?;
             }
             MountKind::Tmpfs => {}
@@ -202,7 +209,12 @@ fn subpath(volume: &Path, sub: &str) -> Result<()> {
     Ok(())
 }
 
-fn network(shared: &Shared, record: &ContainerRecord, run: &mut Run, around: &mut Surroundings) -> Result<()> {
+fn network(
+    shared: &Shared,
+    record: &ContainerRecord,
+    run: &mut Run,
+    around: &mut Surroundings,
+) -> Result<()> {
     let host = &record.host;
     let failed = |e: Error| Error::Net {
         kind: e.kind(),
@@ -215,7 +227,8 @@ fn network(shared: &Shared, record: &ContainerRecord, run: &mut Run, around: &mu
     // The network of `--network` first: it becomes eth0.
     wanted.sort_by_key(|(entry, _)| entry.name != host.network_mode);
     let own = host.network_mode != "host";
-    let user = wanted.iter().any(|(e, _)| e.plan.as_ref().is_some_and(corten_net::NetworkRecord::resolves_names));
+    let user =
+        wanted.iter().any(|(e, _)| e.plan.as_ref().is_some_and(corten_net::NetworkRecord::resolves_names));
     let resolution = resolv_conf(shared, record, own, user);
     run.upstreams = resolution
         .upstream
@@ -224,7 +237,8 @@ fn network(shared: &Shared, record: &ContainerRecord, run: &mut Run, around: &mu
         .collect();
     if own {
         let sandbox = SandboxSpec { container: record.id.clone(), upstreams: run.upstreams.clone() };
-        around.sandbox = Some(shared.networks.net().ensure_sandbox(sandbox).map_err(Error::from).map_err(failed)?);
+        around.sandbox =
+            Some(shared.networks.net().ensure_sandbox(sandbox).map_err(Error::from).map_err(failed)?);
         run.sandbox = true;
     }
     let published = wanted
@@ -323,14 +337,14 @@ pub(crate) fn ports(record: &ContainerRecord) -> Result<Vec<PortSpec>> {
                 container_port: port.number(),
                 protocol: protocol(port.protocol())?,
                 host_ip: binding.host_ip.parse().ok(),
-                host_ports: validate::parse_host_port(&binding.host_port).ok_or_else(|| {
-                    invalid(format!("invalid port specification: {:?}", binding.host_port))
-                })?,
+                host_ports: validate::parse_host_port(&binding.host_port)
+                    .ok_or_else(|| invalid(format!("invalid port specification: {:?}", binding.host_port)))?,
             });
         }
     }
     if record.host.publish_all_ports {
-        for port in record.config.exposed_ports.keys().filter(|p| !record.host.port_bindings.contains_key(p)) {
+        for port in record.config.exposed_ports.keys().filter(|p| !record.host.port_bindings.contains_key(p))
+        {
             list.push(PortSpec {
                 container_port: port.number(),
                 protocol: protocol(port.protocol())?,
@@ -350,10 +364,17 @@ fn resolv_conf(shared: &Shared, record: &ContainerRecord, own: bool, user: bool)
         Some(list) => list.to_vec(),
     };
     let h = &record.host;
-    let (servers, search, options) =
-        (choose(&h.dns, &daemon.dns), choose(&h.dns_search, &daemon.dns_search), choose(&h.dns_options, &daemon.dns_options));
+    let (servers, search, options) = (
+        choose(&h.dns, &daemon.dns),
+        choose(&h.dns_search, &daemon.dns_search),
+        choose(&h.dns_options, &daemon.dns_options),
+    );
     let dns = DnsOptions { servers: &servers, search: &search, options: &options };
-    if user { hosts::embedded(&host, &dns) } else { hosts::plain(&host, &dns, own && h.network_mode != "none") }
+    if user {
+        hosts::embedded(&host, &dns)
+    } else {
+        hosts::plain(&host, &dns, own && h.network_mode != "none")
+    }
 }
 
 /// Writes hosts, hostname and resolv.conf.
@@ -382,7 +403,9 @@ fn files(shared: &Shared, record: &ContainerRecord, run: &Run, resolv: &str) -> 
         let lines: String = extra.iter().map(|(n, a)| format!("{a}\t{n}\n")).collect();
         text = format!("{host}{lines}");
     }
-    for (name, text) in [("hosts", text.as_str()), ("hostname", &format!("{}\n", c.hostname)), ("resolv.conf", resolv)] {
+    for (name, text) in
+        [("hosts", text.as_str()), ("hostname", &format!("{}\n", c.hostname)), ("resolv.conf", resolv)]
+    {
         // In place, not by rename: a running container that joined our network has the old file mounted.
         let path = dir.join(name);
         std::fs::write(&path, text).map_err(|e| Error::io(format!("write {}", path.display()), e))?;
@@ -491,7 +514,9 @@ pub(crate) fn delete(shared: &Shared, record: &ContainerRecord, volumes: bool) -
     }
     for dir in [shared.dir(&record.id), shared.run_dir(&record.id)] {
         match std::fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => failures.push(format!("remove {}: {e}", dir.display())),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                failures.push(format!("remove {}: {e}", dir.display()))
+            }
             _ => {}
         }
     }
@@ -503,7 +528,11 @@ pub(crate) fn delete(shared: &Shared, record: &ContainerRecord, volumes: bool) -
         }
     }
     if !failures.is_empty() {
-        tracing::warn!(container.id = id, failures = failures.join("; "), "parts of the container are left for the sweeper");
+        tracing::warn!(
+            container.id = id,
+            failures = failures.join("; "),
+            "parts of the container are left for the sweeper"
+        );
     }
     shared.forget(&record.id, &record.name);
     Ok(())
@@ -521,10 +550,7 @@ pub(crate) fn sweep_orphan(shared: &Shared, id: &Id) {
 }
 
 /// Checks the wanted endpoints of a new container against the networks that are there.
-pub(crate) fn check_endpoints(
-    shared: &Shared,
-    wanted: &BTreeMap<String, EndpointSettings>,
-) -> Result<()> {
+pub(crate) fn check_endpoints(shared: &Shared, wanted: &BTreeMap<String, EndpointSettings>) -> Result<()> {
     for (name, settings) in wanted {
         check_endpoint(shared, name, settings)?;
     }
@@ -543,7 +569,8 @@ pub(crate) fn check_endpoint(shared: &Shared, name: &str, settings: &EndpointSet
     }
     if networks::is_predefined(name) && settings.aliases.as_ref().is_some_and(|a| !a.is_empty()) {
         return Err(prefix(
-            "invalid endpoint settings:\nnetwork-scoped aliases are only supported for user-defined networks".into(),
+            "invalid endpoint settings:\nnetwork-scoped aliases are only supported for user-defined networks"
+                .into(),
         ));
     }
     if let Ok(entry) = shared.networks.find(name)

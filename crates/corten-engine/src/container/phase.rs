@@ -142,17 +142,30 @@ pub(crate) enum Event {
     /// Recovery is over everywhere: restart policies may act.
     DaemonReady,
     Start,
-    Launched { pid: i32, started: Time },
+    Launched {
+        pid: i32,
+        started: Time,
+    },
     LaunchFailed(Exit),
     Ended(Exit),
-    Stop { signal: Option<i32>, timeout: Option<i64> },
-    Restart { signal: Option<i32>, timeout: Option<i64> },
-    Kill { signal: i32 },
+    Stop {
+        signal: Option<i32>,
+        timeout: Option<i64>,
+    },
+    Restart {
+        signal: Option<i32>,
+        timeout: Option<i64>,
+    },
+    Kill {
+        signal: i32,
+    },
     Pause,
     Frozen,
     Unpause,
     Thawed,
-    Remove { force: bool },
+    Remove {
+        force: bool,
+    },
     Removed,
     RemoveFailed(String),
     /// The daemon ends and takes its containers along: a stop that nobody asked for.
@@ -308,7 +321,8 @@ pub(crate) fn step(facts: &Facts, phase: Phase, event: Event, now: Time) -> Step
 }
 
 fn start(phase: Phase) -> Step {
-    let launch = || go(Phase::Starting(Attempt::default()), vec![Effect::Launch { count: false, reset: true }]);
+    let launch =
+        || go(Phase::Starting(Attempt::default()), vec![Effect::Launch { count: false, reset: true }]);
     match phase {
         Phase::Created | Phase::Exited(_) => launch(),
         Phase::Running(run) if run.paused => refuse(Phase::Running(run), Refusal::Paused),
@@ -365,7 +379,14 @@ fn ended(facts: &Facts, phase: Phase, exit: Exit, now: Time) -> Step {
 }
 
 /// After an exit that no command follows up: restart policy, auto-remove, or rest.
-fn settle(facts: &Facts, run: &Run, exit: Exit, lived: Duration, now: Time, mut effects: Vec<Effect>) -> Step {
+fn settle(
+    facts: &Facts,
+    run: &Run,
+    exit: Exit,
+    lived: Duration,
+    now: Time,
+    mut effects: Vec<Effect>,
+) -> Step {
     let wanted = !run.exit_on_next && policy_restarts(facts, exit.code, false);
     if wanted {
         let base = if lived >= BACKOFF_RESET { Duration::ZERO } else { run.backoff };
@@ -389,7 +410,14 @@ fn policy_restarts(facts: &Facts, code: i32, manually: bool) -> bool {
     }
 }
 
-fn stop(facts: &Facts, phase: Phase, signal: Option<i32>, timeout: Option<i64>, then: Then, now: Time) -> Step {
+fn stop(
+    facts: &Facts,
+    phase: Phase,
+    signal: Option<i32>,
+    timeout: Option<i64>,
+    then: Then,
+    now: Time,
+) -> Step {
     match phase {
         Phase::Running(mut run) => {
             let signal = signal.unwrap_or(facts.stop_signal);
@@ -411,7 +439,8 @@ fn stop(facts: &Facts, phase: Phase, signal: Option<i32>, timeout: Option<i64>, 
         }
         Phase::Stopping(run, mut stop) => {
             // A second, more impatient request shortens the first one's patience; removal overrides everything.
-            if let Some(sooner) = timeout.and_then(|s| u64::try_from(s).ok()).map(|s| after(now, Duration::from_secs(s)))
+            if let Some(sooner) =
+                timeout.and_then(|s| u64::try_from(s).ok()).map(|s| after(now, Duration::from_secs(s)))
                 && !stop.killed
                 && stop.deadline.is_none_or(|d| sooner < d)
             {
@@ -423,7 +452,9 @@ fn stop(facts: &Facts, phase: Phase, signal: Option<i32>, timeout: Option<i64>, 
             };
             go(Phase::Stopping(run, stop), vec![])
         }
-        Phase::Restarting(backoff) => go(Phase::Exited(backoff.exit), vec![Effect::RecordManual(true), Effect::Emit(Happening::Stop)]),
+        Phase::Restarting(backoff) => {
+            go(Phase::Exited(backoff.exit), vec![Effect::RecordManual(true), Effect::Emit(Happening::Stop)])
+        }
         other => stay(other, Answer::Unchanged),
     }
 }
@@ -464,7 +495,9 @@ fn kill(facts: &Facts, phase: Phase, signal: i32) -> Step {
             let effects = effects(&run);
             go(Phase::Stopping(run, stop), effects)
         }
-        Phase::Restarting(backoff) if deadly => go(Phase::Exited(backoff.exit), vec![Effect::RecordManual(true)]),
+        Phase::Restarting(backoff) if deadly => {
+            go(Phase::Exited(backoff.exit), vec![Effect::RecordManual(true)])
+        }
         Phase::Restarting(_) => refuse(phase, Refusal::Restarting),
         other => refuse(other, Refusal::NotRunning),
     }
@@ -498,12 +531,17 @@ fn frozen(phase: Phase, paused: bool) -> Step {
 fn remove(facts: &Facts, phase: Phase, force: bool, now: Time) -> Step {
     match phase {
         Phase::Created | Phase::Exited(_) | Phase::Dead(_) => go(Phase::Removing, vec![Effect::Delete]),
-        Phase::Running(run) if !force => refuse(phase, Refusal::InUse(if run.paused { "paused" } else { "running" })),
+        Phase::Running(run) if !force => {
+            refuse(phase, Refusal::InUse(if run.paused { "paused" } else { "running" }))
+        }
         Phase::Stopping(..) | Phase::Starting(_) if !force => refuse(phase, Refusal::InUse("running")),
         Phase::Restarting(_) if !force => refuse(phase, Refusal::InUse("restarting")),
         Phase::Running(_) => stop(facts, phase, Some(SIGKILL), None, Then::Remove, now),
         Phase::Stopping(run, _) => go(
-            Phase::Stopping(run, Stop { deadline: Some(after(now, KILL_PATIENCE)), killed: true, then: Then::Remove }),
+            Phase::Stopping(
+                run,
+                Stop { deadline: Some(after(now, KILL_PATIENCE)), killed: true, then: Then::Remove },
+            ),
             vec![Effect::Signal(SIGKILL), Effect::Emit(Happening::Kill(SIGKILL))],
         ),
         Phase::Restarting(_) => go(Phase::Removing, vec![Effect::Delete]),
@@ -539,14 +577,22 @@ fn recover(facts: &Facts, phase: Phase, found: Found, now: Time) -> Step {
             vec![],
         ),
         // A shim without a record that says "running": the daemon died between spawning and recording. It is ours.
-        (Phase::Created | Phase::Exited(_) | Phase::Restarting(_), Found::Alive { pid, started, paused }) => go(
-            Phase::Running(Run { pid, started, paused, exit_on_next: false, backoff: Duration::ZERO }),
-            vec![],
-        ),
+        (Phase::Created | Phase::Exited(_) | Phase::Restarting(_), Found::Alive { pid, started, paused }) => {
+            go(
+                Phase::Running(Run { pid, started, paused, exit_on_next: false, backoff: Duration::ZERO }),
+                vec![],
+            )
+        }
         // What is known already: the exit was remembered before the daemon ended.
-        (Phase::Exited(known), Found::Ended(exit)) if known.at == exit.at => go(Phase::Exited(known), vec![Effect::CleanUp]),
+        (Phase::Exited(known), Found::Ended(exit)) if known.at == exit.at => {
+            go(Phase::Exited(known), vec![Effect::CleanUp])
+        }
         (
-            phase @ (Phase::Running(_) | Phase::Starting(_) | Phase::Restarting(_) | Phase::Created | Phase::Exited(_)),
+            phase @ (Phase::Running(_)
+            | Phase::Starting(_)
+            | Phase::Restarting(_)
+            | Phase::Created
+            | Phase::Exited(_)),
             Found::Ended(exit),
         ) => {
             let started = phase.run().map_or(exit.at, |run| run.started);
@@ -561,7 +607,9 @@ fn recover(facts: &Facts, phase: Phase, found: Found, now: Time) -> Step {
         }
         // Nothing ran, or the exit is known: make sure that nothing is left of a half-done launch.
         (Phase::Starting(_), Found::Nothing) => go(Phase::Created, vec![Effect::CleanUp]),
-        (Phase::Restarting(backoff), Found::Nothing) => go(Phase::Exited(backoff.exit), vec![Effect::CleanUp]),
+        (Phase::Restarting(backoff), Found::Nothing) => {
+            go(Phase::Exited(backoff.exit), vec![Effect::CleanUp])
+        }
         (phase @ (Phase::Created | Phase::Exited(_)), _) => go(phase, vec![Effect::CleanUp]),
         (phase, _) => stay(phase, Answer::Unchanged),
     }
@@ -577,10 +625,11 @@ fn rest_or_remove(facts: &Facts, exit: Exit, mut effects: Vec<Effect>) -> Step {
 
 fn daemon_ready(facts: &Facts, phase: Phase) -> Step {
     match phase {
-        Phase::Exited(_) if facts.started_before && policy_restarts(facts, facts.last_exit, facts.manually_stopped) => go(
-            Phase::Starting(Attempt::default()),
-            vec![Effect::Launch { count: false, reset: false }],
-        ),
+        Phase::Exited(_)
+            if facts.started_before && policy_restarts(facts, facts.last_exit, facts.manually_stopped) =>
+        {
+            go(Phase::Starting(Attempt::default()), vec![Effect::Launch { count: false, reset: false }])
+        }
         other => stay(other, Answer::Unchanged),
     }
 }

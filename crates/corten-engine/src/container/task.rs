@@ -188,8 +188,11 @@ impl Task {
             }
             News::Lost => {
                 // Init died with its shim, unless the exit is on disk already.
-                let exit = launch::read_exit(&self.shared.run_dir(&self.record.id))
-                    .unwrap_or(Exit { code: 137, oom: false, at: time::now_ns() });
+                let exit = launch::read_exit(&self.shared.run_dir(&self.record.id)).unwrap_or(Exit {
+                    code: 137,
+                    oom: false,
+                    at: time::now_ns(),
+                });
                 self.quietly(Event::Ended(exit)).await;
             }
             News::Oom => {
@@ -307,7 +310,8 @@ impl Task {
         }
         self.state.error.clear();
         self.state.oom_killed = false;
-        let (shared, record, attach) = (self.shared.clone(), self.record.clone(), std::mem::take(&mut self.waiting));
+        let (shared, record, attach) =
+            (self.shared.clone(), self.record.clone(), std::mem::take(&mut self.waiting));
         let launched = blocking(move || launch::launch(&shared, &record, attach)).await;
         match launched {
             Ok(Launched { shim, started, run }) => {
@@ -337,7 +341,8 @@ impl Task {
     fn start_probe(&mut self) {
         self.stop_probe();
         if let Some(check) = health::Check::of(&self.record.config) {
-            self.health = Some(Arc::new(Health { status: "starting".into(), failing_streak: 0, log: Vec::new() }));
+            self.health =
+                Some(Arc::new(Health { status: "starting".into(), failing_streak: 0, log: Vec::new() }));
             self.probe = Some(tokio::spawn(check.run(self.container.clone())).abort_handle());
         }
     }
@@ -371,7 +376,11 @@ impl Task {
                 self.shared.networks.publish("disconnect", &entry, Some(&self.record.id));
             }
         }
-        self.shared.execs().values().filter(|e| e.container == self.record.id).for_each(|e| e.container_ended());
+        self.shared
+            .execs()
+            .values()
+            .filter(|e| e.container == self.record.id)
+            .for_each(|e| e.container_ended());
         let (shared, record) = (self.shared.clone(), self.record.clone());
         let cleaned = blocking(move || {
             launch::clean_up(&shared, &record, &run);
@@ -479,7 +488,9 @@ impl Task {
         let record = Arc::new(record);
         let (shared, saved) = (self.shared.clone(), record.clone());
         blocking(move || {
-            shared.db.write::<_, Error>(Commit::Durable, |w| Ok(w.put(CONTAINERS, saved.id.as_str(), saved.as_ref())?))?;
+            shared.db.write::<_, Error>(Commit::Durable, |w| {
+                Ok(w.put(CONTAINERS, saved.id.as_str(), saved.as_ref())?)
+            })?;
             if saved.host.auto_remove {
                 launch::write_transient(&shared, &saved)?;
             }
@@ -497,8 +508,11 @@ impl Task {
         self.shared.renamed(&self.record.id, &old, &name);
         for endpoint in self.run.endpoints.clone().iter() {
             if let Some(attached) = &endpoint.attached {
-                let names: Vec<String> =
-                    endpoint.dns_names.iter().map(|n| if *n == old { name.clone() } else { n.clone() }).collect();
+                let names: Vec<String> = endpoint
+                    .dns_names
+                    .iter()
+                    .map(|n| if *n == old { name.clone() } else { n.clone() })
+                    .collect();
                 self.shared.networks.net().rename_endpoint(&attached.id, &name, &names);
                 Arc::make_mut(&mut self.run.endpoints)
                     .iter_mut()
@@ -524,7 +538,11 @@ impl Task {
                     let kind = e.kind();
                     Error::Refused {
                         kind,
-                        text: format!("cannot update container {}: {}", self.record.id, crate::error::chain(&e)),
+                        text: format!(
+                            "cannot update container {}: {}",
+                            self.record.id,
+                            crate::error::chain(&e)
+                        ),
                     }
                 })?;
             }
@@ -534,12 +552,17 @@ impl Task {
         Ok(())
     }
 
-    async fn connect(&mut self, network: crate::record::NetworkEntry, settings: EndpointSettings) -> Result<()> {
+    async fn connect(
+        &mut self,
+        network: crate::record::NetworkEntry,
+        settings: EndpointSettings,
+    ) -> Result<()> {
         let mut networks = self.record.networks.as_ref().clone();
         networks.insert(network.name.clone(), settings.clone());
         if self.phase.run().is_some() {
             let (shared, record, entry) = (self.shared.clone(), self.record.clone(), network.clone());
-            let endpoint = blocking(move || launch::attach(&shared, &record, &entry, &settings, Vec::new())).await?;
+            let endpoint =
+                blocking(move || launch::attach(&shared, &record, &entry, &settings, Vec::new())).await?;
             Arc::make_mut(&mut self.run.endpoints).push(endpoint);
             launch::write_run(&self.shared, &self.record.id, &self.run)?;
         }

@@ -64,7 +64,10 @@ fn from_ps(args: &str, pids: &BTreeSet<i32>) -> Result<TopResponse> {
         .output()
         .map_err(|e| internal(format!("error running ps: {e}")))?;
     if !output.status.success() {
-        return Err(internal(format!("error running ps: {}", String::from_utf8_lossy(&output.stderr).trim())));
+        return Err(internal(format!(
+            "error running ps: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )));
     }
     parse(&String::from_utf8_lossy(&output.stdout), pids)
 }
@@ -72,7 +75,8 @@ fn from_ps(args: &str, pids: &BTreeSet<i32>) -> Result<TopResponse> {
 /// Keeps the lines of these processes.
 fn parse(text: &str, pids: &BTreeSet<i32>) -> Result<TopResponse> {
     let mut lines = text.lines();
-    let titles: Vec<String> = lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let titles: Vec<String> =
+        lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
     let at = titles
         .iter()
         .position(|t| t == "PID")
@@ -186,8 +190,14 @@ mod tests {
     fn lines_of_other_processes_go() {
         let text = "  PID COMMAND\n    1 init\n   42 sleep 600\n";
         let top = parse(text, &BTreeSet::from([42])).unwrap();
-        assert_eq!((top.titles, top.processes), (vec!["PID".into(), "COMMAND".into()], vec![vec!["42".into(), "sleep 600".into()]]));
-        assert_eq!(parse("COMMAND\nx\n", &BTreeSet::new()).unwrap_err().to_string(), "Couldn't find PID field in ps output");
+        assert_eq!(
+            (top.titles, top.processes),
+            (vec!["PID".into(), "COMMAND".into()], vec![vec!["42".into(), "sleep 600".into()]])
+        );
+        assert_eq!(
+            parse("COMMAND\nx\n", &BTreeSet::new()).unwrap_err().to_string(),
+            "Couldn't find PID field in ps output"
+        );
     }
 
     #[test]

@@ -19,7 +19,9 @@ use corten_wire::api::network::{EndpointSettings, NetworkingConfig};
 use corten_wire::oci_image;
 
 use super::Engine;
-use crate::container::{self, Container, Phase, Start, blocking, check_endpoints, fill_volumes, write_transient};
+use crate::container::{
+    self, Container, Phase, Start, blocking, check_endpoints, fill_volumes, write_transient,
+};
 use crate::error::{Error, Result, invalid};
 use crate::failpoint::failpoint;
 use crate::mounts::{self, Wanted};
@@ -115,7 +117,12 @@ impl Engine {
             }
         };
         failpoint!("engine.create.after_record");
-        let start = Start { record: Arc::new(record), state: StateRecord::default(), phase: Phase::Created, found: None };
+        let start = Start {
+            record: Arc::new(record),
+            state: StateRecord::default(),
+            phase: Phase::Created,
+            found: None,
+        };
         let container = container::spawn(&shared, start);
         shared.insert(&name, container.clone());
         container.publish_plain("create");
@@ -281,7 +288,9 @@ fn wanted_networks(mode: &str, given: NetworkingConfig) -> Result<BTreeMap<Strin
     }
     if mode.starts_with("container:") {
         if !networks.is_empty() {
-            return Err(invalid("conflicting options: cannot attach both user-defined and non-user-defined network-modes"));
+            return Err(invalid(
+                "conflicting options: cannot attach both user-defined and non-user-defined network-modes",
+            ));
         }
         return Ok(networks);
     }

@@ -128,7 +128,9 @@ impl Engine {
             ));
         }
         if mode.starts_with("container:") {
-            return Err(forbidden("container sharing network namespace with another container or host cannot be connected to any other network"));
+            return Err(forbidden(
+                "container sharing network namespace with another container or host cannot be connected to any other network",
+            ));
         }
         if mode == "none" && entry.name != "none" || entry.name == "none" && mode != "none" {
             return Err(forbidden(

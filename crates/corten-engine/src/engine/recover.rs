@@ -15,7 +15,9 @@ use tokio::sync::mpsc;
 use super::Engine;
 use super::create::save;
 use crate::config::EngineConfig;
-use crate::container::{self, Container, Found, Phase, Run, Start, blocking, load_run, load_transient, read_exit};
+use crate::container::{
+    self, Container, Found, Phase, Run, Start, blocking, load_run, load_transient, read_exit,
+};
 use crate::container::{exited, running, sweep_orphan};
 use crate::error::{Error, Result};
 use crate::networks::Networks;
@@ -50,7 +52,8 @@ impl Engine {
         tokio::spawn(write_states(db.clone(), queue));
         let (shared, findings) = blocking(move || {
             for dir in [config.root.join("containers"), config.exec_root.join("containers")] {
-                std::fs::create_dir_all(&dir).map_err(|e| Error::io(format!("create {}", dir.display()), e))?;
+                std::fs::create_dir_all(&dir)
+                    .map_err(|e| Error::io(format!("create {}", dir.display()), e))?;
                 use std::os::unix::fs::PermissionsExt;
                 std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o711)).ok();
             }
@@ -58,7 +61,8 @@ impl Engine {
             let volumes = Volumes::open(config.root.clone(), db.clone(), bus.clone())?;
             let shared = Arc::new(Shared::new(config, db, images, bus, networks, volumes, launcher, states));
             let sink = sink(Arc::downgrade(&shared));
-            let monitor = Monitor::start(sink).map_err(|e| Error::io("start the thread that listens to shims", e))?;
+            let monitor =
+                Monitor::start(sink).map_err(|e| Error::io("start the thread that listens to shims", e))?;
             shared.monitor.set(monitor).map_err(|_| Error::ShuttingDown)?;
             let findings = look(&shared)?;
             Ok((shared, findings))

@@ -14,25 +14,46 @@ fn check(body: &str, want: &str) {
 #[test]
 fn configuration() {
     check(r#"{"Image":"x"}"#, "");
-    check(r#"{"WorkingDir":"rel"}"#, "the working directory 'rel' is invalid, it needs to be an absolute path");
+    check(
+        r#"{"WorkingDir":"rel"}"#,
+        "the working directory 'rel' is invalid, it needs to be an absolute path",
+    );
     check(r#"{"Env":["=x"]}"#, "invalid environment variable: =x");
     check(r#"{"StopSignal":"SIGNOPE"}"#, "invalid signal: SIGNOPE");
-    check(r#"{"Healthcheck":{"Test":["CMD","true"],"Interval":5}}"#, "Interval in Healthcheck cannot be less than 1ms");
+    check(
+        r#"{"Healthcheck":{"Test":["CMD","true"],"Interval":5}}"#,
+        "Interval in Healthcheck cannot be less than 1ms",
+    );
 }
 
 #[test]
 fn host_configuration() {
     for (host, want) in [
-        (r#""Mounts":[{"Type":"volume","Source":"v"}]"#, "invalid mount config for type \"volume\": field Target must not be empty"),
-        (r#""Mounts":[{"Type":"floppy","Target":"/x"}]"#, "invalid mount config for type \"floppy\": mount type unknown"),
+        (
+            r#""Mounts":[{"Type":"volume","Source":"v"}]"#,
+            "invalid mount config for type \"volume\": field Target must not be empty",
+        ),
+        (
+            r#""Mounts":[{"Type":"floppy","Target":"/x"}]"#,
+            "invalid mount config for type \"floppy\": mount type unknown",
+        ),
         (
             r#""Mounts":[{"Type":"bind","Source":"/no/such","Target":"/x"}]"#,
             "invalid mount config for type \"bind\": bind source path does not exist: /no/such",
         ),
         (r#""Memory":1024"#, "Minimum memory limit allowed is 6MB"),
-        (r#""Memory":67108864,"MemorySwap":33554432"#, "Minimum memoryswap limit should be larger than memory limit, see usage"),
-        (r#""MemorySwap":33554432"#, "You should always set the Memory limit when using Memoryswap limit, see usage"),
-        (r#""NanoCpus":1000000000000"#, "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"),
+        (
+            r#""Memory":67108864,"MemorySwap":33554432"#,
+            "Minimum memoryswap limit should be larger than memory limit, see usage",
+        ),
+        (
+            r#""MemorySwap":33554432"#,
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
+        ),
+        (
+            r#""NanoCpus":1000000000000"#,
+            "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available",
+        ),
         (r#""CpusetCpus":"nope""#, "Invalid value nope for cpuset cpus: invalid format: nope"),
         (r#""CpusetCpus":"500""#, "Requested CPUs are not available - requested 500, available: 0-1"),
         (

@@ -98,7 +98,10 @@ fn policies() {
 
 #[test]
 fn removal() {
-    assert_eq!(step(&facts(), running(), Event::Remove { force: false }, 0).answer, Answer::Refused(Refusal::InUse("running")));
+    assert_eq!(
+        step(&facts(), running(), Event::Remove { force: false }, 0).answer,
+        Answer::Refused(Refusal::InUse("running"))
+    );
     let s = step(&facts(), running(), Event::Remove { force: true }, 0);
     assert!(s.effects.contains(&Effect::Signal(9)));
     let s = step(&facts(), s.phase, Event::Ended(exit(137, 1)), 1);
@@ -123,9 +126,17 @@ fn restart_starts_again_even_with_auto_remove() {
 #[test]
 fn recovery() {
     let alive = Found::Alive { pid: 3, started: 1, paused: true };
-    assert!(matches!(step(&facts(), Phase::Created, Event::Recover(alive), 9).phase, Phase::Running(r) if r.pid == 3 && r.paused));
-    assert_eq!(step(&facts(), running(), Event::Recover(Found::Ended(exit(4, 2))), 9).phase, Phase::Exited(exit(4, 2)));
-    assert_eq!(step(&facts(), running(), Event::Recover(Found::Nothing), 9).phase, Phase::Exited(exit(255, 9)));
+    assert!(
+        matches!(step(&facts(), Phase::Created, Event::Recover(alive), 9).phase, Phase::Running(r) if r.pid == 3 && r.paused)
+    );
+    assert_eq!(
+        step(&facts(), running(), Event::Recover(Found::Ended(exit(4, 2))), 9).phase,
+        Phase::Exited(exit(4, 2))
+    );
+    assert_eq!(
+        step(&facts(), running(), Event::Recover(Found::Nothing), 9).phase,
+        Phase::Exited(exit(255, 9))
+    );
     let s = step(&facts(), Phase::Removing, Event::Recover(Found::Nothing), 9);
     assert_eq!(s.effects, [Effect::CleanUp, Effect::Delete]);
 }
