@@ -21,7 +21,7 @@ use crate::ipam;
 use crate::network::{IpamConfig, NetworkRecord, NetworkSpec};
 use crate::nft::{Table, TableFamily};
 use crate::plan;
-use crate::route::{Link, Rtnetlink};
+use crate::route::Rtnetlink;
 use crate::sandbox::{Sandboxes, read_setting, write_setting};
 use crate::state::State;
 
@@ -245,22 +245,25 @@ impl Net {
         }
     }
 
-    /// Counters of the container's links, without `lo`; only links that have a host side.
+    /// Counters of the container's links, without `lo`.
     pub fn interface_stats(&self, container: &Id) -> Result<Vec<InterfaceStats>, NetError> {
         let mut endpoints: Vec<(String, String)> = lock(&self.0.state)
             .endpoints_of(container)
-            .filter(|e| !e.host_link.is_empty())
             .map(|e| (e.ifname.clone(), e.host_link.clone()))
             .collect();
         endpoints.sort();
-        let mut host = lock(&self.0.host);
         let mut stats = Vec::new();
         for (name, host_link) in endpoints {
-            let link =
-                host.link(&host_link).map_err(NetError::kernel(format!("read counters of {host_link}")))?;
-            if let Some(link) = link {
-                stats.push(mirrored(name, &link));
-            }
+            let kernel = || NetError::kernel(format!("read counters of {name}"));
+            // The host's end of a pair tells the same, mirrored, and is quicker to get at.
+            let link = if host_link.is_empty() {
+                let inside = self.0.sandboxes.enter(container).and_then(|mut s| s.route.link(&name));
+                inside.map_err(kernel())?.map(|l| counters(name.clone(), l.counters))
+            } else {
+                let outside = lock(&self.0.host).link(&host_link);
+                outside.map_err(kernel())?.map(|l| counters(name.clone(), mirrored(l.counters)))
+            };
+            stats.extend(link);
         }
         Ok(stats)
     }
@@ -360,21 +363,26 @@ fn has_udp(publications: &[plan::Publication]) -> bool {
     publications.iter().any(|p| p.protocol == Protocol::Udp)
 }
 
-/// The host side's counters as the container sees them.
-fn mirrored(name: String, link: &Link) -> InterfaceStats {
-    let [rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped] =
-        link.counters;
+/// In the kernel's order.
+fn counters(name: String, counters: [u64; 8]) -> InterfaceStats {
+    let [rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped] = counters;
     InterfaceStats {
         name,
-        rx_bytes: tx_bytes,
-        rx_packets: tx_packets,
-        rx_errors: tx_errors,
-        rx_dropped: tx_dropped,
-        tx_bytes: rx_bytes,
-        tx_packets: rx_packets,
-        tx_errors: rx_errors,
-        tx_dropped: rx_dropped,
+        rx_bytes,
+        rx_packets,
+        rx_errors,
+        rx_dropped,
+        tx_bytes,
+        tx_packets,
+        tx_errors,
+        tx_dropped,
     }
+}
+
+/// One side of a pair as the other sees it: received and sent change places.
+fn mirrored(counters: [u64; 8]) -> [u64; 8] {
+    let [a, b, c, d, e, f, g, h] = counters;
+    [b, a, d, c, f, e, h, g]
 }
 
 /// Writes a setting of the host unless it is so already (it may be read-only then).

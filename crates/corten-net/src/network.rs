@@ -406,3 +406,6 @@ pub(crate) fn link_name(name: impl AsRef<str>) -> Result<String, NetError> {
         Err(NetError::InvalidLinkName { name: name.to_owned() })
     }
 }
+
+#[cfg(test)]
+mod tests;

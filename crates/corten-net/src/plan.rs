@@ -302,3 +302,6 @@ pub(crate) fn sandbox_dns(udp: u16, tcp: u16) -> Vec<Command> {
     }
     commands
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 0x40;
 
 mod ifla {
     pub(super) const ADDRESS: u16 = 1;
@@ -65,6 +66,8 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
     /// The bridge it is a port of, or 0.
     pub(crate) master: u32,
+    /// It has a carrier, and the kernel has drawn the consequences.
+    pub(crate) running: bool,
     /// As a bridge port: frames pass.
     pub(crate) forwarding: bool,
     /// Free text, by which we know our own.
@@ -372,7 +375,11 @@ fn parse_link(kind: u16, payload: &[u8]) -> Option<Link> {
         return None;
     }
     let header = payload.get(..16)?;
-    let mut link = Link { index: u32_of(&header[4..])?, ..Link::default() };
+    let mut link = Link {
+        index: u32_of(&header[4..])?,
+        running: u32_of(&header[8..])? & IFF_RUNNING != 0,
+        ..Link::default()
+    };
     for (kind, value) in Attributes(&payload[16..]) {
         match kind {
             ifla::IFNAME => link.name = str_of(value),

@@ -382,3 +382,6 @@ fn mac_for(ipv4: Option<Ipv4Addr>, endpoint: &Id) -> Mac {
     };
     Mac([0x02, 0x42, tail[0], tail[1], tail[2], tail[3]])
 }
+
+#[cfg(test)]
+mod tests;

@@ -236,7 +236,7 @@ impl Inner {
         } else {
             configure(&mut sandbox.route, record, &plan).map_err(kernel("configure"))?;
         }
-        self.await_forwarding(record).map_err(kernel("wait for the port of"))?;
+        self.await_forwarding(record, network).map_err(kernel("wait for the port of"))?;
         if plan.resolves_names {
             self.dns.announce(record, &plan.network_name);
         }
@@ -276,15 +276,19 @@ impl Inner {
         host.apply(changes)
     }
 
-    /// A port forwards some time after its link came up, and until then swallows the container's first packets, which
-    /// cost it a second each.
+    /// A port forwards some time after its link came up, and a bridge sends some time after its first port did. Until
+    /// then they swallow the container's first packets, which cost it a second each.
     ///
-    /// LINUX 6.8: asking for the link's state makes the kernel bring it up to date, so that once is enough.
-    fn await_forwarding(&self, record: &EndpointRecord) -> io::Result<()> {
-        for _ in 0..if record.host_link.is_empty() { 0 } else { 40 } {
-            if lock(&self.host).link(&record.host_link)?.is_none_or(|l| l.forwarding) {
+    /// LINUX 6.8: asking for a link's state makes the kernel bring it up to date, so that once is enough.
+    fn await_forwarding(&self, record: &EndpointRecord, network: &NetworkRecord) -> io::Result<()> {
+        for _ in 0..if network.driver == Driver::Bridge { 40 } else { 0 } {
+            let mut host = lock(&self.host);
+            if host.link(&record.host_link)?.is_none_or(|l| l.forwarding)
+                && host.link(&network.settings.link)?.is_none_or(|l| l.running)
+            {
                 break;
             }
+            drop(host);
             std::thread::sleep(Duration::from_micros(500));
         }
         Ok(())

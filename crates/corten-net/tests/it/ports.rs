@@ -167,3 +167,44 @@ fn a_flushed_rule_set_does_not_open_anything() {
         assert!(!net.verify().unwrap());
     });
 }
+
+/// A client that never stops sending must reach the container that has the port now.
+#[test]
+fn udp_flows_follow_the_port() {
+    isolated("ports::udp_flows_follow_the_port", || {
+        let out = outside();
+        let (net, bridge) = open();
+        let wish = || PortSpec { protocol: Protocol::Udp, ..port(None, 5300, 53) };
+        let client = netns::run_in(out.as_fd(), || UdpSocket::bind("0.0.0.0:4000")).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let ask = |text: &str| {
+            client.send_to(b"?", "198.51.100.1:5300").unwrap();
+            let mut buffer = [0; 64];
+            let found =
+                client.recv(&mut buffer).ok().map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned());
+            assert_eq!(found.unwrap_or_default(), text);
+        };
+        let start = |name: &'static str| {
+            let c = container(&net, &bridge, name, |e| e.ports = vec![wish()]);
+            let server = netns::run_in(c.ns.as_fd(), || UdpSocket::bind("0.0.0.0:53")).unwrap();
+            std::thread::spawn(move || {
+                while let Ok((_, from)) = server.recv_from(&mut [0; 64]) {
+                    server.send_to(name.as_bytes(), from).unwrap();
+                }
+            });
+            c
+        };
+        // Conntrack is at work only while there are rules, so there is an entry for this already.
+        ask("");
+        let one = start("one");
+        ask("one");
+        let spare = container(&net, &bridge, "spare", |_| {});
+        net.detach(&one.endpoints[0]).unwrap();
+        ask("");
+        net.detach(&spare.endpoints[0]).unwrap();
+        let hold = container(&net, &bridge, "hold", |_| {});
+        assert_eq!(hold.ip(), one.ip(), "so that the next gets another address");
+        start("two");
+        ask("two");
+    });
+}
