@@ -367,3 +367,5 @@ fn a_layer_without_directories_keeps_those_below() {
     assert_eq!(stat.mode & 0o777, 0o777);
     assert_eq!(stat.mode & (1 << 20), 1 << 20, "sticky");
 }
+
+mod transfer;
