@@ -12,9 +12,16 @@
 //! instruction, content) to it in tables that only we write, so that no pulled image can claim to be a cached
 //! step (CVE-2024-24557). Everything here blocks; nothing here is async.
 
+mod args;
+mod builder;
+mod config;
 pub mod dockerfile;
+mod error;
 mod request;
 mod step;
 
+pub use builder::Builder;
+pub use config::apply_changes;
+pub use error::BuildError;
 pub use request::{BuildEvent, BuildRequest, StepLimits};
 pub use step::{Puller, StepError, StepMount, StepRunner, StepSpec, StepStream};

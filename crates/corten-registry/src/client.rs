@@ -3,6 +3,7 @@
 pub(crate) mod challenge;
 pub(crate) mod config;
 pub(crate) mod connect;
+pub(crate) mod download;
 pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod tls;

@@ -18,6 +18,7 @@ pub mod error;
 pub mod server;
 
 pub use client::config::{ClientConfig, InsecureRegistries, ProxyConfig};
+pub use client::download::Download;
 pub use client::pull::{BlobStream, Manifest, ManifestHead};
 pub use client::push::{BlobSource, Progress};
 pub use client::{Client, LoginOutcome, Repository, Target};
