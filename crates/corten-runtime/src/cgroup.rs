@@ -156,7 +156,7 @@ impl Cgroup {
         limits::apply(self, resources)
     }
 
-    /// Files to write `0` into for joining, one per hierarchy of v1. (v2: see [`Cgroup::directory`].)
+    /// Files to write a process's number into for joining, one per hierarchy of v1. (v2: see [`Cgroup::directory`].)
     pub(crate) fn membership_files(&self) -> Result<Vec<File>, CgroupError> {
         let open = |h: &Hierarchy| {
             let path = h.group.join("cgroup.procs");

@@ -3,12 +3,17 @@
 //! ```text
 //!  shim (one thread)                       child
 //!    pipes, control groups                   |
-//!    clone3 ───────────────────────────────▶ join groups and namespaces        (setup)
-//!    wait on the report socket               mounts, devices, pivot_root       (rootfs, devices)
+//!    clone3 ───────────────────────────────▶ join namespaces                   (setup)
+//!    move the child into the groups (v1)     mounts, devices, pivot_root       (rootfs, devices)
+//!      ── joined ─────────────────────────▶  go on
+//!    wait on the report socket
 //!      ◀── terminal's master ───────────────                                   (setup)
 //!      ◀── StepError as JSON: it failed                                        (report)
 //!      ◀── end of file: execve happened ──── limits, user, seccomp, exec       (become)
 //! ```
+//!
+//! Moving a process into a v1 group waits for the kernel's other processors (milliseconds), so that the parent
+//! does it while the child makes its mounts.
 //!
 //! INVARIANT: the caller has one thread, because the child runs ordinary code after the clone.
 
@@ -81,6 +86,8 @@ pub(crate) struct Launched {
 mod report {
     /// The terminal's master comes along.
     pub(super) const TERMINAL: u8 = b'T';
+    /// To the child: it is in its control groups.
+    pub(super) const JOINED: u8 = b'J';
     /// A [`super::StepError`] follows.
     pub(super) const FAILED: u8 = b'E';
 }
@@ -97,12 +104,13 @@ pub(crate) fn launch(plan: &Plan<'_>) -> Result<Launched, StepError> {
     let restore = namespaces.enter_pid()?;
     let child = process::clone_process(namespaces.new, into.as_ref().map(AsFd::as_fd), || {
         setup::in_child(child_report.as_fd(), || {
-            setup::container(plan, &namespaces, &members, theirs, child_report.as_fd())
+            setup::container(plan, &namespaces, theirs, child_report.as_fd())
         })
     });
     restore_pid(restore)?;
     let child = child.map_err(|e| StepError::os("clone", "clone3", &e))?;
     drop(child_report);
+    join(&child, &members, report.as_fd())?;
     finish(child, ours, report.as_fd())
 }
 
@@ -115,16 +123,38 @@ pub(crate) fn exec(plan: &ExecPlan<'_>) -> Result<Launched, StepError> {
     let restore = own_pid_namespace()?;
     process::enter(plan.init, namespace::PID).map_err(|e| StepError::os("setns", "setns pid", &e))?;
     let child = process::clone_process(0, into.as_ref().map(AsFd::as_fd), || {
-        setup::in_child(child_report.as_fd(), || setup::exec(plan, &members, theirs, child_report.as_fd()))
+        setup::in_child(child_report.as_fd(), || setup::exec(plan, theirs, child_report.as_fd()))
     });
     restore_pid(Some(restore))?;
     let child = child.map_err(|e| StepError::os("clone", "clone3", &e))?;
     drop(child_report);
+    join(&child, &members, report.as_fd())?;
     finish(child, ours, report.as_fd())
 }
 
 fn group_error(e: crate::cgroup::CgroupError) -> StepError {
     StepError::new("cgroup", e.to_string())
+}
+
+/// Moves the child into its control groups and tells it so.
+fn join(child: &Child, members: &[std::fs::File], report: BorrowedFd<'_>) -> Result<(), StepError> {
+    use std::io::Write;
+    let pid = child.pid.to_string();
+    for mut file in members {
+        match file.write_all(pid.as_bytes()) {
+            Ok(()) => {}
+            // It has failed and ended already; its report says why.
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(()),
+            Err(e) => {
+                process::signal(child.pidfd.as_fd(), 9).ok();
+                process::wait(child.pidfd.as_fd()).ok();
+                return Err(StepError::os("cgroup", "failed to join cgroup", &e));
+            }
+        }
+    }
+    // Nobody to tell: the same.
+    seqpacket::send(report, &[report::JOINED], &[], true).ok();
+    Ok(())
 }
 
 /// Waits until the child runs its program.

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -28,13 +27,10 @@ pub(super) fn in_child(socket: BorrowedFd<'_>, steps: impl FnOnce() -> Result<In
     1
 }
 
-fn start(process: &Process, members: &[File]) -> Result<(), StepError> {
+fn start(process: &Process) -> Result<(), StepError> {
     process::reset_signals();
     rustix::process::setsid().map_err(|e| StepError::os("session", "setsid", &e.into()))?;
     rustix::process::umask(Mode::empty());
-    for mut file in members {
-        file.write_all(b"0").map_err(|e| StepError::os("cgroup", "join cgroup", &e))?;
-    }
     if let Some(score) = process.oom_score_adj {
         std::fs::write("/proc/self/oom_score_adj", score.to_string())
             .map_err(|e| StepError::os("oom", "failed to set oom_score_adj", &e))?;
@@ -42,19 +38,29 @@ fn start(process: &Process, members: &[File]) -> Result<(), StepError> {
     Ok(())
 }
 
+/// Waits until the shim has moved this process into its control groups.
+fn joined(socket: BorrowedFd<'_>) -> Result<(), StepError> {
+    match seqpacket::recv(socket, &mut [0; 8], &mut Vec::new(), true) {
+        Ok(1..) => Ok(()),
+        Ok(0) => Err(StepError::new("cgroup", "the shim is gone")),
+        Err(e) => Err(StepError::os("cgroup", "wait for the shim", &e)),
+    }
+}
+
 /// The container's first process.
 pub(super) fn container(
     plan: &Plan<'_>,
     namespaces: &Namespaces,
-    members: &[File],
     stdio: ChildStdio,
     socket: BorrowedFd<'_>,
 ) -> Result<Infallible, StepError> {
-    start(plan.process, members)?;
+    start(plan.process)?;
     for (fd, kind) in &namespaces.join {
         process::enter(fd.as_fd(), *kind).map_err(|e| StepError::os("setns", "join namespace", &e))?;
     }
     if namespaces.cgroup {
+        // The new view begins where this process is now.
+        joined(socket)?;
         process::unshare(process::namespace::CGROUP)
             .map_err(|e| StepError::os("unshare", "unshare cgroup namespace", &e))?;
     }
@@ -95,6 +101,9 @@ pub(super) fn container(
         let change = Change { propagation: Some(Propagation::Shared), ..Change::default() };
         mount::change(root, change, false).map_err(finish)?;
     }
+    if !namespaces.cgroup {
+        joined(socket)?;
+    }
     become_program::run(&Program {
         process: plan.process,
         identity: &identity,
@@ -107,14 +116,13 @@ pub(super) fn container(
 /// A further process: enters everything that the container's init is in.
 pub(super) fn exec(
     plan: &ExecPlan<'_>,
-    members: &[File],
     stdio: ChildStdio,
     socket: BorrowedFd<'_>,
 ) -> Result<Infallible, StepError> {
     use process::namespace::{CGROUP, IPC, MOUNT, NET, UTS};
     // Nobody inside may look into this process while it still has anything of the host's (CVE-2016-9962).
     corten_sys::caps::forbid_tracing().map_err(|e| StepError::os("exec", "prctl", &e))?;
-    start(plan.process, members)?;
+    start(plan.process)?;
     process::enter(plan.init, MOUNT | NET | IPC | UTS | CGROUP)
         .map_err(|e| StepError::os("setns", "enter namespaces", &e))?;
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -125,6 +133,7 @@ pub(super) fn exec(
         ChildStdio::Pipes { .. } => None,
     };
     take_stdio(stdio, slave, &identity)?;
+    joined(socket)?;
     become_program::run(&Program {
         process: plan.process,
         identity: &identity,
