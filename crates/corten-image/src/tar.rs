@@ -40,6 +40,9 @@ pub enum EntryKind {
     Fifo,
 }
 
+/// An extended attribute: name and value.
+pub type Attribute = (Vec<u8>, Vec<u8>);
+
 /// The header of one member, extensions applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -62,7 +65,7 @@ pub struct Entry {
     /// Major and minor number of a device.
     pub device: (u32, u32),
     /// Extended attributes (`SCHILY.xattr.*`).
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Attribute>,
 }
 
 impl Entry {

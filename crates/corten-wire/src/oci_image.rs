@@ -219,6 +219,7 @@ pub struct Index {
     pub extra: Map<String, Value>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "documents are read one at a time and taken apart at once")]
 /// A manifest or an index, told apart by media type and checked to agree with it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Document {

@@ -150,6 +150,8 @@ impl Images {
     pub fn create_image(&self, new: NewImage) -> Result<Arc<Image>, ImageError> {
         let mut pins = self.content().pins();
         for layer in &new.layers {
+            pins.add(&layer.blob.digest);
+            pins.add(&layer.diff_id);
             if !self.content().contains(&layer.blob.digest) {
                 return Err(ImageError::MissingBlob(layer.blob.digest.to_string()));
             }

@@ -89,7 +89,7 @@ fn most_containers_share_one_top() {
     let a = layer(&content, &[Entry::file("a", 0o644, 1)]);
     let b = layer(&content, &[Entry::file("b", 0o644, 1)]);
     let top = |layers: &[Layer]| snapshots.prepare_on("c", layers).unwrap().lowers[0].clone();
-    let (one, two) = (top(&[a.clone()]), top(&[a, b]));
+    let (one, two) = (top(std::slice::from_ref(&a)), top(&[a.clone(), b]));
     assert_eq!(one.parent().unwrap().parent(), two.parent().unwrap().parent());
     let none = snapshots.prepare_on("scratch", &[]).unwrap();
     assert_eq!(none.lowers.len(), 1);

@@ -1,7 +1,7 @@
 //! From blobs to directories: verified by diff id, published by rename.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -125,10 +125,10 @@ impl Snapshots {
         std::fs::create_dir(&fs).at("mkdir", &fs)?;
         set_mode(&fs, 0o755)?;
         let root = File::open(&fs).at("open", &fs)?;
-        let mut reader = Reader::new(HashingReader::new(tar));
+        let mut reader = Reader::new(BufReader::with_capacity(64 << 10, HashingReader::new(tar)));
         let options = ExtractOptions { whiteouts: true, ..ExtractOptions::default() };
         let done = extract(root.as_fd(), &mut reader, &options, cancel)?;
-        staged.diff_id = reader.drain()?.finish();
+        staged.diff_id = reader.drain()?.into_inner().finish();
         staged.size = done.bytes;
         staged.entries = done.entries;
         staged.implicit = done.implicit.into_iter().filter_map(|p| String::from_utf8(p).ok()).collect();

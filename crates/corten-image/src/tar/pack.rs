@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use corten_base::Cancel;
 use rustix::fs::{FileType, OFlags, Stat};
 
-use super::{Entry, EntryKind, TarError, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, Writer};
+use super::{Attribute, Entry, EntryKind, TarError, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, Writer};
 use crate::beneath;
 
 /// Deepest directory that is packed; each level costs an open file.
@@ -204,16 +204,14 @@ impl<'a, W: Write> Packer<'a, W> {
 }
 
 /// Attributes that archives carry: capabilities, and the user's own.
-fn attributes(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, TarError> {
+fn attributes(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Attribute>, TarError> {
     let mut out = Vec::new();
     for name in beneath::xattr_names(fd).map_err(|e| TarError::member("listxattr", path, e))? {
-        if name == "security.capability" || name.starts_with("user.") {
-            if let Some(value) =
-                beneath::xattr(fd, &name).map_err(|e| TarError::member("getxattr", path, e))?
-            {
-                out.push((name.into_bytes(), value));
-            }
+        if name != "security.capability" && !name.starts_with("user.") {
+            continue;
         }
+        let value = beneath::xattr(fd, &name).map_err(|e| TarError::member("getxattr", path, e))?;
+        out.extend(value.map(|v| (name.into_bytes(), v)));
     }
     Ok(out)
 }

@@ -1,6 +1,6 @@
 //! PAX records: `length key=value\n`, strictly.
 
-use super::TarError;
+use super::{Attribute, TarError};
 
 /// Largest extended header or long name that is read; Go's limit.
 pub(crate) const MAX_SPECIAL: u64 = 1 << 20;
@@ -14,7 +14,7 @@ pub(crate) struct Records {
     pub(crate) uid: Option<u32>,
     pub(crate) gid: Option<u32>,
     pub(crate) mtime: Option<(i64, u32)>,
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: Vec<Attribute>,
     pub(crate) sparse: bool,
 }
 
@@ -23,14 +23,15 @@ pub(crate) struct Records {
 pub(crate) fn parse(mut data: &[u8]) -> Result<Records, TarError> {
     let mut records = Records::default();
     while !data.is_empty() {
-        let (key, value, rest) = record(data)?;
-        data = rest;
-        apply(&mut records, key, value)?;
+        let length = length(data)?;
+        apply(&mut records, &data[..length])?;
+        data = &data[length..];
     }
     Ok(records)
 }
 
-fn record(data: &[u8]) -> Result<(&[u8], &[u8], &[u8]), TarError> {
+/// Length of the first record, which counts itself and ends in a newline.
+fn length(data: &[u8]) -> Result<usize, TarError> {
     let space = data.iter().take(12).position(|b| *b == b' ').ok_or(TarError::Header)?;
     let length = std::str::from_utf8(&data[..space])
         .ok()
@@ -40,17 +41,18 @@ fn record(data: &[u8]) -> Result<(&[u8], &[u8], &[u8]), TarError> {
     if length <= space + 1 || length > data.len() || data[length - 1] != b'\n' {
         return Err(TarError::Header);
     }
-    let body = &data[space + 1..length - 1];
+    Ok(length)
+}
+
+fn apply(records: &mut Records, record: &[u8]) -> Result<(), TarError> {
+    let space = record.iter().position(|b| *b == b' ').ok_or(TarError::Header)?;
+    let body = &record[space + 1..record.len() - 1];
     let equals = body.iter().position(|b| *b == b'=').filter(|n| *n > 0).ok_or(TarError::Header)?;
     let (key, value) = (&body[..equals], &body[equals + 1..]);
     if key.contains(&0) || (matches!(key, b"path" | b"linkpath" | b"uname" | b"gname") && value.contains(&0))
     {
         return Err(TarError::Header);
     }
-    Ok((key, value, &data[length..]))
-}
-
-fn apply(records: &mut Records, key: &[u8], value: &[u8]) -> Result<(), TarError> {
     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
         records.xattrs.retain(|(n, _)| n != name);
         records.xattrs.push((name.to_vec(), value.to_vec()));
