@@ -38,7 +38,6 @@ impl Ended {
 
 /// Namespaces as `CLONE_NEW…` bits.
 pub mod namespace {
-    #![expect(clippy::cast_sign_loss, reason = "the constants are small and positive")]
     /// Mounts.
     pub const MOUNT: u64 = libc::CLONE_NEWNS as u64;
     /// Host name.

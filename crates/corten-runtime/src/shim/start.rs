@@ -179,5 +179,7 @@ impl Shim {
             let durability = corten_base::fs::Durability::Process;
             corten_base::fs::replace(&self.dir.join(SHIM_NAME), &bytes, 0o600, durability).ok();
         }
+        // What starting took is not needed again.
+        corten_sys::memory::trim();
     }
 }

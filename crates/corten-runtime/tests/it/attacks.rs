@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use crate::harness::{Box1, privileged, sh};
+use crate::harness::{Fixture, privileged, sh};
 use corten_runtime::spec::Ns;
 use corten_wire::oci_runtime::Mount;
 
@@ -12,7 +12,7 @@ fn the_runtime_cannot_be_overwritten_through_proc_self_exe() {
     if !privileged() {
         return;
     }
-    let mut b = Box1::new(&["sh", "-c", "(echo x > /proc/1/exe) 2>&1 | sed 's/.*: //'"]);
+    let mut b = Fixture::new(&["sh", "-c", "(echo x > /proc/1/exe) 2>&1 | sed 's/.*: //'"]);
     b.bootstrap.init = true;
     let (_, out, _) = b.run();
     assert!(!out.is_empty(), "init's program could be opened for writing");
@@ -25,7 +25,7 @@ fn no_descriptor_of_the_host_as_working_directory() {
         return;
     }
     for fd in 3..12 {
-        let b = Box1::with(&["sh", "-c", "pwd; ls ../../.."], |i| i.cwd = format!("/proc/self/fd/{fd}"));
+        let b = Fixture::with(&["sh", "-c", "pwd; ls ../../.."], |i| i.cwd = format!("/proc/self/fd/{fd}"));
         match b.start() {
             Err(_) => {}
             Ok((shim, _)) => {
@@ -44,7 +44,7 @@ fn a_link_at_dev_does_not_lead_out() {
     if !privileged() {
         return;
     }
-    let b = Box1::new(&["true"]);
+    let b = Fixture::new(&["true"]);
     let outside = b.base.join("outside");
     std::fs::create_dir(&outside).unwrap();
     symlink(&outside, b.base.join("lower/dev")).unwrap();
@@ -61,7 +61,7 @@ fn a_link_at_proc_is_refused() {
     if !privileged() {
         return;
     }
-    let b = Box1::new(&["true"]);
+    let b = Fixture::new(&["true"]);
     std::fs::create_dir_all(b.base.join("lower/evil")).unwrap();
     symlink("evil", b.base.join("lower/proc")).unwrap();
     let fault = b.start().unwrap_err();
@@ -74,7 +74,7 @@ fn mount_destinations_stay_inside() {
     if !privileged() {
         return;
     }
-    let b = Box1::with(&["sh", "-c", "ls /volume/inside"], |i| {
+    let b = Fixture::with(&["sh", "-c", "ls /volume/inside"], |i| {
         i.mounts = vec![Mount {
             destination: "/volume/inside".into(),
             fstype: "bind".into(),
@@ -97,7 +97,7 @@ fn no_mounts_inside_proc() {
     if !privileged() {
         return;
     }
-    let b = Box1::with(&["true"], |i| {
+    let b = Fixture::with(&["true"], |i| {
         i.mounts = vec![Mount {
             destination: "/proc/sys/kernel".into(),
             fstype: "bind".into(),
@@ -127,7 +127,7 @@ fn no_abstract_socket() {
     if !privileged() {
         return;
     }
-    let b = Box1::with(&["sh", "-c", "grep -c '@.*shim' /proc/net/unix; true"], |i| {
+    let b = Fixture::with(&["sh", "-c", "grep -c '@.*shim' /proc/net/unix; true"], |i| {
         i.namespaces.network = Ns::Host
     });
     assert_eq!(b.run().1, "0\n");

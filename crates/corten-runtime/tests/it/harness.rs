@@ -15,7 +15,7 @@ use corten_runtime::spec::{Ns, SpecInput, build};
 use corten_wire::shim::*;
 
 /// One test's container: directory, root file system, shim.
-pub(crate) struct Box1 {
+pub(crate) struct Fixture {
     pub(crate) base: PathBuf,
     pub(crate) id: String,
     monitor: Monitor,
@@ -46,7 +46,7 @@ const APPLETS: &[&str] = &[
     "seq", "tail", "sed", "yes", "nproc", "mkdir", "ln", "chroot", "unshare", "stat", "od", "tr", "printf",
 ];
 
-impl Box1 {
+impl Fixture {
     pub(crate) fn new(args: &[&str]) -> Self {
         Self::with(args, |_| {})
     }
@@ -162,7 +162,7 @@ impl Box1 {
     }
 }
 
-impl Drop for Box1 {
+impl Drop for Fixture {
     fn drop(&mut self) {
         if let Ok((shim, state)) = self.connect() {
             if state.exit.is_none() {
@@ -180,7 +180,7 @@ impl Drop for Box1 {
 
 /// Runs a command in a default container and gives its standard output.
 pub(crate) fn output(args: &[&str], change: impl FnOnce(&mut SpecInput)) -> String {
-    let (code, out, err) = Box1::with(args, change).run();
+    let (code, out, err) = Fixture::with(args, change).run();
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
     out
 }

@@ -1,6 +1,6 @@
 //! What a process finds inside its container.
 
-use crate::harness::{Box1, output, privileged, sh};
+use crate::harness::{Fixture, output, privileged, sh};
 use corten_runtime::spec::{DeviceRequest, SeccompChoice, Shm};
 use corten_wire::oci_runtime::{Mount, Rlimit};
 use corten_wire::shim::UserSpec;
@@ -10,7 +10,7 @@ fn a_program_runs_and_its_end_is_reported() {
     if !privileged() {
         return;
     }
-    let (code, out, err) = Box1::new(&["sh", "-c", "echo out; echo err >&2; exit 42"]).run();
+    let (code, out, err) = Fixture::new(&["sh", "-c", "echo out; echo err >&2; exit 42"]).run();
     assert_eq!((code, out.as_str(), err.as_str()), (42, "out\n", "err\n"));
 }
 
@@ -106,12 +106,12 @@ fn users_and_groups() {
             "uid=1000(alice) gid=1000(alice) groups=1(daemon),10(wheel),77,1000(alice)\n",
         ),
     ] {
-        let mut b = Box1::new(&["id"]);
+        let mut b = Fixture::new(&["id"]);
         let group_add = add.iter().map(ToString::to_string).collect();
         b.bootstrap.user = Some(UserSpec { user: user.into(), group_add });
         assert_eq!(b.run().1, want);
     }
-    let mut b = Box1::new(&["sh", "-c", "grep Cap /proc/self/status; echo $HOME; echo x > /dev/stdout"]);
+    let mut b = Fixture::new(&["sh", "-c", "grep Cap /proc/self/status; echo $HOME; echo x > /dev/stdout"]);
     b.bootstrap.user = Some(UserSpec { user: "alice".into(), group_add: vec![] });
     let want = "CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n\
                 CapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\n/home\nx\n";
@@ -197,11 +197,12 @@ fn the_tiny_init() {
     if !privileged() {
         return;
     }
-    let mut b = Box1::new(&["sh", "-c", "cat /proc/1/comm; (sleep 0.01 &); exit 3"]);
+    let mut b = Fixture::new(&["sh", "-c", "cat /proc/1/comm; (sleep 0.01 &); exit 3"]);
     b.bootstrap.init = true;
     let (code, out, _) = b.run();
     assert_eq!((code, out.as_str()), (3, "docker-init\n"));
-    let mut b = Box1::new(&["sh", "-c", "trap 'exit 4' TERM; echo ready; while true; do sleep 0.01; done"]);
+    let mut b =
+        Fixture::new(&["sh", "-c", "trap 'exit 4' TERM; echo ready; while true; do sleep 0.01; done"]);
     b.bootstrap.init = true;
     let (shim, _) = b.start().unwrap();
     while !b.logs().0.contains("ready") {
@@ -217,7 +218,7 @@ fn terminal() {
     if !privileged() {
         return;
     }
-    let b = Box1::with(
+    let b = Fixture::with(
         &["sh", "-c", "tty; stty size; ls /dev | sort | head -1; ls -l /dev/console | cut -c1"],
         |i| {
             i.tty = true;

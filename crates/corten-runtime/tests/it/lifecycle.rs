@@ -1,6 +1,6 @@
 //! Start, failure, signals, pause, execs, daemons that come and go.
 
-use crate::harness::{Box1, privileged, read_all};
+use crate::harness::{Fixture, privileged, read_all};
 use corten_runtime::client::News;
 use corten_wire::oci_runtime::{Memory, Resources};
 use corten_wire::shim::*;
@@ -22,14 +22,14 @@ fn failures_have_dockers_words_and_leave_nothing() {
         ("nope", "exec: \"nope\": executable file not found in $PATH", 127),
         ("/etc/passwd", "exec: \"/etc/passwd\": permission denied", 126),
     ] {
-        let b = Box1::new(&[program]);
+        let b = Fixture::new(&[program]);
         let fault = b.start().unwrap_err();
         assert_eq!(fault.message, format!("{lead}{text}"));
         assert_eq!((fault.exit_code, fault.kind), (code, corten_base::Kind::InvalidArgument));
         assert!(b.cgroup().pids().is_empty());
         assert!(!std::path::Path::new("/sys/fs/cgroup/memory/corten-test").join(&b.id).exists());
     }
-    let mut b = Box1::new(&["true"]);
+    let mut b = Fixture::new(&["true"]);
     b.bootstrap.user = Some(UserSpec { user: "nobody-here".into(), group_add: vec![] });
     let fault = b.start().unwrap_err();
     assert_eq!(fault.message, "unable to find user nobody-here: no matching entries in passwd file");
@@ -41,7 +41,7 @@ fn signals_pause_and_update() {
     if !privileged() {
         return;
     }
-    let b = Box1::new(&["sleep", "60"]);
+    let b = Fixture::new(&["sleep", "60"]);
     let (shim, started) = b.start().unwrap();
     assert!(std::path::Path::new(&format!("/proc/{}", started.pid)).exists());
     shim.pause().unwrap();
@@ -65,7 +65,7 @@ fn further_processes() {
     if !privileged() {
         return;
     }
-    let b = Box1::new(&["sleep", "60"]);
+    let b = Fixture::new(&["sleep", "60"]);
     let (shim, _) = b.start().unwrap();
     let run = |spec: ExecSpec| -> Result<(i32, String), String> {
         let started = shim.exec(spec).map_err(|e| e.to_string())?;
@@ -121,7 +121,7 @@ fn the_shim_outlives_its_daemon() {
     if !privileged() {
         return;
     }
-    let b = Box1::new(&["sh", "-c", "trap 'echo bye; exit 7' TERM; while true; do sleep 0.02; done"]);
+    let b = Fixture::new(&["sh", "-c", "trap 'echo bye; exit 7' TERM; while true; do sleep 0.02; done"]);
     let (shim, started) = b.start().unwrap();
     drop(shim);
     let (again, state) = loop {
@@ -148,7 +148,7 @@ fn killing_the_shim_kills_the_container() {
     if !privileged() {
         return;
     }
-    let b = Box1::new(&["sleep", "60"]);
+    let b = Fixture::new(&["sleep", "60"]);
     let (_shim, started) = b.start().unwrap();
     let init = corten_sys::process::pidfd_open(started.pid).unwrap();
     let record = loop {
@@ -171,7 +171,7 @@ fn memory_is_limited_and_the_killing_reported() {
     if !privileged() {
         return;
     }
-    let b = Box1::with(
+    let b = Fixture::with(
         &["sh", "-c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=40 2>/dev/null; echo survived"],
         |i| {
             i.resources.memory =

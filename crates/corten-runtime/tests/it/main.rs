@@ -1,5 +1,7 @@
 //! Containers on the real kernel, as root: the shim is started through the client as the daemon does.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
 mod attacks;
 mod bench;
 mod harness;

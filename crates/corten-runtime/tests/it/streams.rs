@@ -5,12 +5,12 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use crate::harness::{Box1, privileged};
+use crate::harness::{Fixture, privileged};
 use corten_wire::shim::{Attach, LogDriver, Stdin};
 
 const BOTH: Attach = Attach { stdin: true, stdout: true, stderr: true };
 
-fn attached(b: &mut Box1) -> (UnixStream, Vec<OwnedFd>) {
+fn attached(b: &mut Fixture) -> (UnixStream, Vec<OwnedFd>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     b.bootstrap.attach = vec![BOTH];
     (ours, vec![theirs.into()])
@@ -33,7 +33,7 @@ fn input_reaches_the_container_and_its_end_too() {
     if !privileged() {
         return;
     }
-    let mut b = Box1::new(&["cat"]);
+    let mut b = Fixture::new(&["cat"]);
     b.bootstrap.stdin = Stdin { open: true, once: true };
     let (mut client, fds) = attached(&mut b);
     let (shim, _) = b.start_attached(fds).unwrap();
@@ -51,7 +51,7 @@ fn a_late_client_gets_what_comes_after_it() {
     if !privileged() {
         return;
     }
-    let mut b = Box1::new(&["sh", "-c", "read x; echo got $x; echo e >&2"]);
+    let mut b = Fixture::new(&["sh", "-c", "read x; echo got $x; echo e >&2"]);
     b.bootstrap.stdin = Stdin { open: true, once: false };
     let (shim, _) = b.start().unwrap();
     let (mut client, theirs) = UnixStream::pair().unwrap();
@@ -71,7 +71,7 @@ fn a_terminal_is_raw_both_ways() {
     if !privileged() {
         return;
     }
-    let mut b = Box1::with(&["sh", "-c", "read x; echo got $x"], |i| i.tty = true);
+    let mut b = Fixture::with(&["sh", "-c", "read x; echo got $x"], |i| i.tty = true);
     b.bootstrap.stdin = Stdin { open: true, once: true };
     let (mut client, fds) = attached(&mut b);
     let (shim, _) = b.start_attached(fds).unwrap();
@@ -88,7 +88,7 @@ fn a_slow_client_loses_nothing_and_a_vanished_one_blocks_nobody() {
     if !privileged() {
         return;
     }
-    let mut b = Box1::new(&["sh", "-c", "seq 1 400000"]);
+    let mut b = Fixture::new(&["sh", "-c", "seq 1 400000"]);
     b.bootstrap.logging.driver = LogDriver::None;
     let (mut slow, theirs) = UnixStream::pair().unwrap();
     let (vanished, vanished_theirs) = UnixStream::pair().unwrap();
