@@ -23,9 +23,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use corten_base::Digest;
 use corten_base::db::{Commit, Db, DbError, Write};
 use corten_base::event::Bus;
+use corten_base::{Cancel, Digest};
 
 pub(crate) use self::records::Draft;
 use self::records::{HOLDS, HoldRecord, IMAGES, State, hold_key};
@@ -74,7 +74,19 @@ impl Images {
         };
         let images = Self { inner: Arc::new(inner) };
         images.collect()?;
+        images.restore_held()?;
         Ok(images)
+    }
+
+    /// After a power cut, layers that had not reached the disk are unpacked again, those of containers now.
+    fn restore_held(&self) -> Result<(), ImageError> {
+        for id in self.holders()?.keys() {
+            let Some(image) = self.get(id) else { continue };
+            if let Err(error) = self.inner.snapshots.ensure_layers(&image.layers(), &Cancel::new()) {
+                tracing::warn!(image = %id, error = %error, "layers of a container's image are missing");
+            }
+        }
+        Ok(())
     }
 
     /// Writable layers, layers on disk, overlays.

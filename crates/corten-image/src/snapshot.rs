@@ -30,6 +30,7 @@ use corten_base::{Cancel, Digest, Id};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 pub use self::changes::{Change, ChangeKind};
+use self::top::Top;
 pub(crate) use self::unpack::{LayerInfo, Staged, open_dir};
 use crate::content::{Content, make_dir};
 use crate::{Image, ImageError, Layer};
@@ -103,7 +104,10 @@ impl Snapshots {
     /// As `prepare`.
     pub fn prepare_on(&self, id: &str, layers: &[Layer]) -> Result<Overlay, ImageError> {
         self.ensure_layers(layers, &Cancel::new())?;
-        let overlay = self.overlay_on(id, layers)?;
+        self.make_upper(self.overlay_on(id, layers)?)
+    }
+
+    fn make_upper(&self, overlay: Overlay) -> Result<Overlay, ImageError> {
         if overlay.work.is_dir() && overlay.upper.is_dir() {
             return Ok(overlay);
         }
@@ -118,6 +122,20 @@ impl Snapshots {
         Ok(overlay)
     }
 
+    /// As [`Snapshots::prepare_on`] without the mount points: exactly the files of the layers, for those who read or
+    /// change files without running anything (`COPY`, `COPY --from`).
+    ///
+    /// # Errors
+    /// As `prepare`.
+    pub fn prepare_files(&self, id: &str, layers: &[Layer]) -> Result<Overlay, ImageError> {
+        self.ensure_layers(layers, &Cancel::new())?;
+        let layers = &distinct(layers);
+        let mut lowers = self.layer_dirs(layers);
+        lowers.insert(0, self.top(layers, &lowers, Top::Directories)?);
+        let rw = self.rw(id)?;
+        self.make_upper(Overlay { lowers, upper: rw.join("fs"), work: rw.join("work") })
+    }
+
     /// The overlay that `prepare` made, without making anything.
     ///
     /// # Errors
@@ -129,7 +147,7 @@ impl Snapshots {
     fn overlay_on(&self, id: &str, layers: &[Layer]) -> Result<Overlay, ImageError> {
         let layers = &distinct(layers);
         let mut lowers = self.layer_dirs(layers);
-        lowers.insert(0, self.top(layers, &lowers)?);
+        lowers.insert(0, self.top(layers, &lowers, Top::MountPoints)?);
         let rw = self.rw(id)?;
         Ok(Overlay { lowers, upper: rw.join("fs"), work: rw.join("work") })
     }

@@ -22,6 +22,9 @@ impl Images {
             return Err(ImageError::TagIsDigest);
         }
         let target = target.clone().or_latest();
+        let image = self.resolve(name)?;
+        let layers = image.manifest.layers.iter().map(|l| &l.digest);
+        self.content().sync(layers.chain([&image.manifest.config.digest, &image.id]))?;
         let id = self.update(|draft| {
             let id = draft.state.find(name)?.id().clone();
             draft.put_reference(&target, &id)?;

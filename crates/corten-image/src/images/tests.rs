@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use corten_base::{Cancel, Reference};
+use corten_base::Reference;
 use corten_wire::oci_image::{ContainerConfig, History, ImageConfig};
 
 use super::*;
@@ -361,11 +361,17 @@ fn a_layer_without_directories_keeps_those_below() {
     writer.append_empty(&Entry::new("tmp/", EntryKind::Directory, 0o1777)).unwrap();
     let base = f.images.put_layer(&mut &writer.finish().unwrap()[..], &Cancel::new()).unwrap();
     let top = f.images.put_layer(&mut &tar(&[("tmp/x", Some(b"1"))])[..], &Cancel::new()).unwrap();
-    let overlay = f.images.snapshots().prepare_on("t", &[base, top]).unwrap();
-    let root = f.images.snapshots().mount_detached(&overlay, true).unwrap();
-    let stat = crate::archive::stat(std::os::fd::AsFd::as_fd(&root), "/tmp").unwrap();
-    assert_eq!(stat.mode & 0o777, 0o777);
-    assert_eq!(stat.mode & (1 << 20), 1 << 20, "sticky");
+    let layers = [base, top];
+    let overlay = f.images.snapshots().prepare_on("t", &layers).unwrap();
+    let files = f.images.snapshots().prepare_files("u", &layers).unwrap();
+    for overlay in [&overlay, &files] {
+        let root = f.images.snapshots().mount_detached(overlay, true).unwrap();
+        let stat = |path| crate::archive::stat(std::os::fd::AsFd::as_fd(&root), path);
+        let tmp = stat("/tmp").unwrap();
+        assert_eq!(tmp.mode & 0o777, 0o777);
+        assert_eq!(tmp.mode & (1 << 20), 1 << 20, "sticky");
+        assert_eq!(stat("/.dockerenv").is_ok(), overlay.upper.ends_with("t/fs"));
+    }
 }
 
 mod transfer;

@@ -25,6 +25,15 @@ const FILES: [&str; 5] = [".dockerenv", "dev/console", "etc/hostname", "etc/host
 const LINKS: [(&str, &str); 1] = [("etc/mtab", "/proc/mounts")];
 const DIRECTORIES: [&str; 4] = ["dev/pts", "dev/shm", "proc", "sys"];
 
+/// What a top directory is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Top {
+    /// Mount points of a container, too.
+    MountPoints,
+    /// Attributes of directories only.
+    Directories,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Item {
     Directory { mode: u32, uid: u32, gid: u32, mtime: Option<i64> },
@@ -34,13 +43,14 @@ enum Item {
 
 impl Snapshots {
     /// The top directory for a stack of layers (`lowers`: the topmost first).
-    pub(super) fn top(&self, layers: &[Layer], lowers: &[PathBuf]) -> Result<PathBuf, ImageError> {
-        let stack: String = layers.iter().map(|l| l.diff_id.as_str()).collect();
+    pub(super) fn top(&self, layers: &[Layer], lowers: &[PathBuf], top: Top) -> Result<PathBuf, ImageError> {
+        let mut stack = format!("{top:?}");
+        stack.extend(layers.iter().map(|l| l.diff_id.as_str()));
         let key = Digest::of(stack.as_bytes());
         if let Some(path) = self.lock(&self.inner.tops).get(&key) {
             return Ok(path.clone());
         }
-        let items = self.items(layers, lowers)?;
+        let items = self.items(layers, lowers, top)?;
         let mut text = String::new();
         for (path, item) in &items {
             // Writing to a String does not fail.
@@ -62,11 +72,22 @@ impl Snapshots {
         Ok(fs)
     }
 
-    fn items(&self, layers: &[Layer], lowers: &[PathBuf]) -> Result<BTreeMap<String, Item>, ImageError> {
+    fn items(
+        &self,
+        layers: &[Layer],
+        lowers: &[PathBuf],
+        top: Top,
+    ) -> Result<BTreeMap<String, Item>, ImageError> {
         let mut items = BTreeMap::new();
         let view = View::root(lowers);
         let implicit = Implicit::new(self, layers, lowers);
         add_directory(&mut items, &view, &implicit, "")?;
+        for path in implicit.paths() {
+            add_directory(&mut items, &view, &implicit, &path)?;
+        }
+        if top == Top::Directories {
+            return Ok(items);
+        }
         for path in DIRECTORIES {
             if !matches!(view.lookup(path)?, Node::Directory(_)) {
                 add_directory(&mut items, &view, &implicit, path)?;
@@ -79,9 +100,6 @@ impl Snapshots {
         for (path, target) in LINKS {
             add_directory(&mut items, &view, &implicit, parent(path))?;
             items.insert(path.to_owned(), Item::Link(target));
-        }
-        for path in implicit.paths() {
-            add_directory(&mut items, &view, &implicit, &path)?;
         }
         Ok(items)
     }
