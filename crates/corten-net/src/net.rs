@@ -18,8 +18,8 @@ use crate::dns::Dns;
 use crate::endpoint::{EndpointRecord, EndpointSpec, InterfaceStats, Protocol, SandboxSpec};
 use crate::error::NetError;
 use crate::ipam;
-use crate::network::{IpamConfig, NetworkRecord, NetworkSpec};
-use crate::nft::{Table, TableFamily};
+use crate::network::{Driver, IpamConfig, NetworkRecord, NetworkSpec};
+use crate::nft::{Command, Table, TableFamily};
 use crate::plan;
 use crate::route::Rtnetlink;
 use crate::sandbox::{Sandboxes, read_setting, write_setting};
@@ -293,6 +293,7 @@ impl Net {
         }
         if let Some(filter) = &self.0.filter {
             lock(filter).remove().map_err(NetError::kernel("remove the nft table"))?;
+            self.0.be_admitted(&[]);
         }
         for network in std::mem::take(&mut state.networks).values() {
             self.0.ensure_no_link(network)?;
@@ -308,7 +309,35 @@ impl Inner {
         let state = lock(&self.state);
         let networks: Vec<&NetworkRecord> = state.networks.values().collect();
         let commands = plan::ruleset(&networks, false);
-        lock(filter).commit(&commands).map_err(NetError::kernel("make the nft rules"))
+        lock(filter).commit(&commands).map_err(NetError::kernel("make the nft rules"))?;
+        self.be_admitted(&networks);
+        Ok(())
+    }
+
+    /// A packet must be accepted by every table that sees it: where iptables' forward chain drops by default, it gets
+    /// rules for our bridges. Not being able to is no reason to fail: containers work, but do not get out.
+    fn be_admitted(&self, networks: &[&NetworkRecord]) {
+        let bridges = networks.iter().filter(|n| n.driver == Driver::Bridge);
+        let links: Vec<&str> = bridges.map(|n| n.settings.link.as_str()).collect();
+        let mark = self.mark();
+        for family in [TableFamily::Ip, TableFamily::Ip6] {
+            let admit = || {
+                let mut table = Table::open(family, "filter".to_owned())?;
+                let Some(drops) = table.drops_by_default(plan::FOREIGN_CHAIN)? else { return Ok(()) };
+                let old = table.tagged(plan::FOREIGN_CHAIN, &mark)?;
+                let chain = plan::FOREIGN_CHAIN;
+                let mut commands: Vec<Command> =
+                    old.into_iter().map(|handle| Command::RemoveRule { chain, handle }).collect();
+                if drops {
+                    commands.extend(plan::admission(&links, &mark));
+                }
+                if commands.is_empty() { Ok(()) } else { table.commit(&commands) }
+            };
+            if let Err(error) = admit() {
+                let error: io::Error = error;
+                tracing::warn!(%error, "cannot add our bridges to the forward chain of iptables");
+            }
+        }
     }
 
     /// The rules and all ports, whatever there was before.
@@ -323,7 +352,9 @@ impl Inner {
         let mut table = lock(filter);
         table.ensure(true).map_err(NetError::kernel("make the nft table"))?;
         table.commit(&commands).map_err(NetError::kernel("make the nft rules"))?;
+        drop(table);
         self.waiting.store(false, Ordering::Relaxed);
+        self.be_admitted(&networks);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::io;
 
 use corten_sys::netlink::Family as NetlinkFamily;
 
-use crate::nla::{Attributes, Batch, Conversation, flag, u32_of};
+use crate::nla::{Attributes, Batch, Conversation, flag, str_of, u32_of};
 
 mod expr;
 pub(crate) mod shorthand;
@@ -21,6 +21,8 @@ pub(crate) enum TableFamily {
     Inet,
     /// IPv4.
     Ip,
+    /// IPv6.
+    Ip6,
 }
 
 /// Where a base chain sees packets.
@@ -95,6 +97,10 @@ pub(crate) enum Command {
     FlushSet { set: &'static str },
     /// Appends a rule.
     Rule { chain: &'static str, expressions: Vec<Expr> },
+    /// Appends a rule that can be found again by its comment.
+    Tagged { chain: &'static str, expressions: Vec<Expr>, comment: String },
+    /// Takes one rule out.
+    RemoveRule { chain: &'static str, handle: u64 },
     /// Adds elements; one that is there with another value fails the commit.
     Add { set: &'static str, elements: Vec<Element> },
     /// Removes elements; one that is not there fails the commit.
@@ -106,6 +112,7 @@ const NEWTABLE: u16 = SUBSYSTEM;
 const GETTABLE: u16 = SUBSYSTEM | 1;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
+const GETCHAIN: u16 = SUBSYSTEM | 4;
 const NEWRULE: u16 = SUBSYSTEM | 6;
 const GETRULE: u16 = SUBSYSTEM | 7;
 const DELRULE: u16 = SUBSYSTEM | 8;
@@ -216,10 +223,45 @@ impl Table {
         Ok(found == rules)
     }
 
+    /// Whether packets that no rule of this base chain decides about are dropped; `None` without such a chain.
+    pub(crate) fn drops_by_default(&mut self, chain: &str) -> io::Result<Option<bool>> {
+        let mut batch = Batch::default();
+        batch.message(GETCHAIN, flag::DUMP, &self.header(), |_| {});
+        let (mut found, name) = (None, self.name.clone());
+        self.conversation.dump(batch, |_, payload| {
+            let Some(attributes) = payload.get(4..).map(Attributes) else { return };
+            let is = |kind, text: &str| attributes.get(kind).map(str_of).as_deref() == Some(text);
+            if is(1, &name) && is(3, chain) {
+                found = attributes.get(5).and_then(u32_of).map(|policy| policy == 0);
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Handles of the rules with this comment.
+    pub(crate) fn tagged(&mut self, chain: &str, comment: &str) -> io::Result<Vec<u64>> {
+        let mut batch = Batch::default();
+        batch.message(GETRULE, flag::DUMP, &self.header(), |m| {
+            m.put_str(1, &self.name);
+            m.put_str(2, chain);
+        });
+        let wanted = comment_data(comment);
+        let mut handles = Vec::new();
+        self.conversation.dump(batch, |_, payload| {
+            let Some(attributes) = payload.get(4..).map(Attributes) else { return };
+            if attributes.get(7) == Some(&wanted) {
+                let handle = attributes.get(3).and_then(|h| h.try_into().ok()).map(u64::from_be_bytes);
+                handles.extend(handle);
+            }
+        })?;
+        Ok(handles)
+    }
+
     fn header(&self) -> [u8; 4] {
         let family = match self.family {
             TableFamily::Inet => 1,
             TableFamily::Ip => 2,
+            TableFamily::Ip6 => 10,
         };
         [family, 0, 0, 0]
     }
@@ -263,6 +305,23 @@ impl Table {
                     m.put_str(1, &self.name);
                     m.put_str(2, chain);
                     m.nest(4, |m| expressions.iter().for_each(|e| e.encode(m)));
+                });
+            }
+            Command::Tagged { chain, expressions, comment } => {
+                *last = batch.len();
+                batch.message(NEWRULE, flag::CREATE | flag::APPEND, &header, |m| {
+                    m.put_str(1, &self.name);
+                    m.put_str(2, chain);
+                    m.nest(4, |m| expressions.iter().for_each(|e| e.encode(m)));
+                    m.put(7, &comment_data(comment));
+                });
+            }
+            Command::RemoveRule { chain, handle } => {
+                *last = batch.len();
+                batch.message(DELRULE, 0, &header, |m| {
+                    m.put_str(1, &self.name);
+                    m.put_str(2, chain);
+                    m.put(3, &handle.to_be_bytes());
                 });
             }
             Command::Add { set, elements } => {
@@ -325,6 +384,14 @@ impl Table {
             });
         }
     }
+}
+
+/// A comment as nft(8) keeps it with a rule: type 0, length, text with a zero.
+fn comment_data(comment: &str) -> Vec<u8> {
+    let mut data = vec![0, comment.len() as u8 + 1];
+    data.extend_from_slice(comment.as_bytes());
+    data.push(0);
+    data
 }
 
 fn hook_number(hook: Hook) -> u32 {

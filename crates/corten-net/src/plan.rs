@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::endpoint::Protocol;
 use crate::network::{Driver, GatewayMode, NetworkRecord};
 use crate::nft::shorthand::{
-    accept, deny, destination, established, in_link_among, ipv4, ipv6, link_key, link_pair_among,
+    accept, deny, destination, established, in_link, in_link_among, ipv4, ipv6, link_key, link_pair_among,
     loopback_destination, loopback_source, member, not_loopback_destination, octets, out_link,
     out_link_among, padded, rule, service, source_within, to_this_host, was_translated,
 };
@@ -263,6 +263,22 @@ fn forwarding() -> Vec<Command> {
     commands.push(rule(FORWARD, [out_link_among(BRIDGES), deny()]));
     commands.push(rule(FORWARD, [in_link_among(BRIDGES), accept()]));
     commands
+}
+
+/// The chain of iptables that other programs (Docker, ufw) set to drop what they do not know.
+pub(crate) const FOREIGN_CHAIN: &str = "FORWARD";
+
+/// Rules at the end of that chain which leave the traffic of our bridges to our own table.
+pub(crate) fn admission(links: &[&str], comment: &str) -> Vec<Command> {
+    let tagged = |pieces: [Vec<Expr>; 2]| Command::Tagged {
+        chain: FOREIGN_CHAIN,
+        expressions: pieces.concat(),
+        comment: comment.to_owned(),
+    };
+    links
+        .iter()
+        .flat_map(|l| [tagged([in_link(l), accept()]), tagged([out_link(l, true), accept()])])
+        .collect()
 }
 
 /// The rules inside a sandbox that lead 127.0.0.11:53 to the ports our DNS server listens on: the port numbers are

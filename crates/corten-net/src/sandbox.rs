@@ -22,7 +22,7 @@ use crate::route::{Changes, Rtnetlink, is_absent};
 const LINGER: Duration = Duration::from_millis(300);
 /// How long after the last container the store of namespaces is filled up: making them would compete with setting that
 /// container up for the same locks of the kernel.
-const PAUSE: Duration = Duration::from_millis(25);
+const PAUSE: Duration = Duration::from_millis(15);
 /// How long a namespace of a container that is attached to nothing is kept open for its first attachment.
 const FRESH: Duration = Duration::from_secs(10);
 

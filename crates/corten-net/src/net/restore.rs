@@ -19,7 +19,8 @@ impl Net {
     /// Failures of single networks or endpoints are returned, not fatal.
     ///
     /// To be called at every start, after which the packet filter is as it should be; until then the rules of an earlier
-    /// daemon stay. The default network is not among `networks`: [`Net::ensure_default_network`] comes before.
+    /// daemon stay. [`Net::ensure_default_network`] comes before; `networks` may name
+    /// the default network again.
     pub fn restore(
         &self,
         networks: &[NetworkRecord],
@@ -28,6 +29,9 @@ impl Net {
     ) -> Result<Vec<NetError>, NetError> {
         let mut failures = Vec::new();
         for network in networks {
+            if lock(&self.0.state).networks.contains_key(&network.id) {
+                continue;
+            }
             let taken = lock(&self.0.state).restore_network(network);
             if let Err(error) = taken.and_then(|()| self.0.ensure_link(network)) {
                 failures.push(error);

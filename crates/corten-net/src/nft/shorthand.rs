@@ -57,6 +57,13 @@ pub(crate) fn link_pair_among(set: &'static str) -> Vec<Expr> {
     ]
 }
 
+pub(crate) fn in_link(name: &str) -> Vec<Expr> {
+    vec![
+        Expr::Meta { key: Meta::InName, to: 0 },
+        Expr::Compare { register: 0, equal: true, value: link_key(name) },
+    ]
+}
+
 pub(crate) fn out_link(name: &str, equal: bool) -> Vec<Expr> {
     vec![
         Expr::Meta { key: Meta::OutName, to: 0 },

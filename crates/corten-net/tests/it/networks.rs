@@ -193,8 +193,9 @@ fn a_restart_keeps_everything_and_sweeps_the_rest() {
         let net = Net::open(config("test")).unwrap();
         assert_eq!(net.ensure_default_network(bridge.id.clone()).unwrap().unwrap(), bridge);
         let sandbox = SandboxSpec { container: web.id.clone(), upstreams: Vec::new() };
-        let failures =
-            net.restore(std::slice::from_ref(&one), &web.endpoints, std::slice::from_ref(&sandbox)).unwrap();
+        let failures = net
+            .restore(&[bridge.clone(), one.clone()], &web.endpoints, std::slice::from_ref(&sandbox))
+            .unwrap();
         assert!(failures.is_empty(), "{failures:?}");
         assert!(ask(Some(&out), "198.51.100.1:8080").is_some());
         let links = sh("ip -o link");
@@ -273,5 +274,29 @@ fn macvlan_and_settings() {
         assert!(netns::open(&path).is_err());
         assert_eq!(sh("nft list ruleset"), "");
         assert!(!sh("ip -o link").contains("docker0"));
+    });
+}
+
+/// Docker and ufw set iptables' forward chain to drop; a packet must pass their table and ours.
+#[test]
+fn a_forward_chain_that_drops_lets_us_pass() {
+    isolated("networks::a_forward_chain_that_drops_lets_us_pass", || {
+        let out = outside();
+        serve(&out, "0.0.0.0:80");
+        sh("iptables -P FORWARD DROP && ip6tables -P FORWARD DROP");
+        let (net, bridge) = open();
+        let c = container(&net, &bridge, "c", |_| {});
+        assert!(ask(Some(&c.ns), "198.51.100.2:80").is_some());
+        let gone = net.create_network(network("gone")).unwrap();
+        let rules = sh("iptables -S FORWARD");
+        assert!(
+            rules.contains(&format!("-i {} -m comment --comment corten-test -j ACCEPT", gone.settings.link)),
+            "{rules}"
+        );
+        net.remove_network(&gone.id).unwrap();
+        assert_eq!(sh("iptables -S FORWARD").lines().count(), 3);
+        net.ensure_no_sandbox(&c.id).unwrap();
+        net.retire().unwrap();
+        assert_eq!(sh("iptables -S FORWARD"), "-P FORWARD DROP\n");
     });
 }
