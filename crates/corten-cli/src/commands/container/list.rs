@@ -1,0 +1,249 @@
+//! `ps`.
+
+use corten_client::Query;
+use gotmpl::Value as Cell;
+use serde_json::Value;
+
+use crate::cli::Cli;
+use crate::error::Result;
+use crate::flags::Flags;
+use crate::format::{Row, Table, text};
+use crate::{human, opts};
+use corten_base::units;
+
+const TABLE: Table<'static> = Table {
+    context: "*formatter.ContainerContext",
+    default: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}",
+    quiet: "{{.ID}}",
+    headers: HEADERS,
+};
+
+/// Fields of a container and their headings.
+pub(crate) const HEADERS: &[(&str, &str)] = &[
+    ("ID", "CONTAINER ID"),
+    ("Names", "NAMES"),
+    ("Image", "IMAGE"),
+    ("Command", "COMMAND"),
+    ("CreatedAt", "CREATED AT"),
+    ("RunningFor", "CREATED"),
+    ("Ports", "PORTS"),
+    ("State", "STATE"),
+    ("Status", "STATUS"),
+    ("Size", "SIZE"),
+    ("Labels", "LABELS"),
+    ("Mounts", "MOUNTS"),
+    ("LocalVolumes", "LOCAL VOLUMES"),
+    ("Networks", "NETWORKS"),
+    ("Platform", "PLATFORM"),
+];
+
+/// Makes rows for `ps` and `system df -v`.
+pub(super) async fn list(cli: &Cli, flags: &Flags) -> Result {
+    let format = cli.format_for(flags, "psFormat");
+    let filters = opts::filters(&flags.list("filter"));
+    let mut last = flags.int("last");
+    if flags.on("latest") && last == -1 {
+        last = 1;
+    }
+    let size = flags.on("size") || format.contains(".Size") || format.contains("json .}}");
+    let mut query =
+        Query::new().with_flag("all", flags.on("all")).with_flag("size", size).with_filters(&filters);
+    if last > 0 {
+        query = query.with("limit", last.to_string());
+    }
+    let containers = cli.client()?.container_list(query).await?;
+    let no_trunc = flags.on("no-trunc");
+    let rows: Vec<Row> = containers.iter().map(|c| row(c, no_trunc)).collect();
+    let with_size = Table { default: &format!("{}\t{{{{.Size}}}}", TABLE.default), ..TABLE };
+    let table = if flags.on("size") { &with_size } else { &TABLE };
+    cli.print(&table.render(&format, flags.on("quiet"), &rows)?)
+}
+
+pub(crate) fn row(c: &Value, no_trunc: bool) -> Row {
+    let field = |name: &str| c[name].as_str().unwrap_or_default();
+    let id = field("Id");
+    let created = c["Created"].as_i64().unwrap_or(0);
+    let quoted = serde_json::to_string(&if no_trunc {
+        field("Command").to_owned()
+    } else {
+        ellipsis(field("Command"), 20)
+    })
+    .unwrap_or_default();
+    let names: Vec<String> = c["Names"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(|n| n.trim_start_matches('/').to_owned())
+        .collect();
+    // A name with a further slash is a link's; without --no-trunc only the own name is shown.
+    let names: Vec<String> =
+        if no_trunc { names } else { names.into_iter().filter(|n| !n.contains('/')).collect() };
+    let mounts = c["Mounts"].as_array().into_iter().flatten();
+    let mount_name = |m: &Value| {
+        let name = m["Name"].as_str().filter(|n| !n.is_empty()).or(m["Source"].as_str()).unwrap_or_default();
+        if no_trunc { name.to_owned() } else { ellipsis(name, 15) }
+    };
+    let local = mounts.clone().filter(|m| m["Driver"] == "local").count();
+    let labels = c["Labels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()));
+    let networks: Vec<&str> =
+        c["NetworkSettings"]["Networks"].as_object().into_iter().flatten().map(|(k, _)| k.as_str()).collect();
+    Row::from([
+        ("ID", text(if no_trunc { id } else { short(id) })),
+        ("Names", text(names.join(","))),
+        ("Image", text(image(c, no_trunc))),
+        ("Command", text(quoted)),
+        ("CreatedAt", text(human::go_time(created))),
+        ("RunningFor", text(human::ago(created))),
+        ("Ports", text(ports(&c["Ports"]))),
+        ("State", text(field("State"))),
+        ("Status", text(field("Status"))),
+        ("Size", text(size(c))),
+        ("Labels", text(labels.collect::<Vec<_>>().join(","))),
+        ("Mounts", text(mounts.map(mount_name).collect::<Vec<_>>().join(","))),
+        ("LocalVolumes", text(local.to_string())),
+        ("Networks", text(networks.join(","))),
+        ("Platform", Cell::Nil),
+    ])
+}
+
+/// The first twelve digits of an id.
+pub(crate) fn short(id: &str) -> &str {
+    let id = id.strip_prefix("sha256:").unwrap_or(id);
+    id.get(..12).unwrap_or(id)
+}
+
+/// Cuts a text to `length` characters, the last of them `…`.
+pub(crate) fn ellipsis(text: &str, length: usize) -> String {
+    if text.chars().count() <= length {
+        return text.to_owned();
+    }
+    text.chars().take(length.saturating_sub(1)).chain(std::iter::once('…')).collect()
+}
+
+fn image(c: &Value, no_trunc: bool) -> String {
+    let name = c["Image"].as_str().unwrap_or_default();
+    let id = c["ImageID"].as_str().unwrap_or_default();
+    if name.is_empty() {
+        return "<no image>".into();
+    }
+    if no_trunc {
+        return name.to_owned();
+    }
+    if short(name) == short(id) && name.len() >= 12 {
+        return short(name).to_owned();
+    }
+    // A digest beside a tag is left out.
+    match name.parse::<corten_base::Reference>() {
+        Ok(r) if r.digest().is_some() && r.tag().is_some() => {
+            format!("{}:{}", r.familiar_name(), r.tag().unwrap_or_default())
+        }
+        Ok(r) if r.digest().is_some() => r.familiar_name(),
+        _ => name.to_owned(),
+    }
+}
+
+fn size(c: &Value) -> String {
+    let number = |name: &str| c[name].as_f64().unwrap_or(0.0);
+    let own = units::human_size3(number("SizeRw"));
+    match number("SizeRootFs") {
+        root if root > 0.0 => format!("{own} (virtual {})", units::human_size3(root)),
+        _ => own,
+    }
+}
+
+/// Published ports as docker shows them: ranges joined, open ones after the bound ones.
+pub(crate) fn ports(list: &Value) -> String {
+    #[derive(PartialEq, Eq, PartialOrd, Ord, Clone, Debug)]
+    struct Port {
+        private: u16,
+        proto: String,
+        ip: String,
+        public: u16,
+    }
+    let number = |v: &Value| v.as_u64().and_then(|n| u16::try_from(n).ok()).unwrap_or(0);
+    let mut all: Vec<Port> = list
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|p| Port {
+            private: number(&p["PrivatePort"]),
+            proto: p["Type"].as_str().unwrap_or("tcp").to_owned(),
+            ip: p["IP"].as_str().unwrap_or_default().to_owned(),
+            public: number(&p["PublicPort"]),
+        })
+        .collect();
+    all.sort_by(|a, b| (a.private, &a.ip, a.public, &a.proto).cmp(&(b.private, &b.ip, b.public, &b.proto)));
+    let address = |ip: &str| if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    // COMPAT: docker joins ports into groups by address and protocol when they follow each other with the same
+    // public and private number; others stand alone.
+    let mut groups: Vec<(String, u16, u16)> = Vec::new();
+    let mut mapped: Vec<String> = Vec::new();
+    for p in &all {
+        if p.public != 0 && p.public != p.private {
+            mapped.push(format!("{}:{}->{}/{}", address(&p.ip), p.public, p.private, p.proto));
+            continue;
+        }
+        let key = if p.ip.is_empty() || p.public == 0 {
+            p.proto.clone()
+        } else {
+            format!("{}/{}", address(&p.ip), p.proto)
+        };
+        match groups
+            .iter_mut()
+            .find(|(k, _, last)| *k == key && (*last == p.private || last.checked_add(1) == Some(p.private)))
+        {
+            Some(group) => group.2 = p.private,
+            None => groups.push((key, p.private, p.private)),
+        }
+    }
+    let form = |(key, first, last): &(String, u16, u16)| {
+        let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
+        match key.rsplit_once('/') {
+            Some((ip, proto)) => format!("{ip}:{range}->{range}/{proto}"),
+            None => format!("{range}/{key}"),
+        }
+    };
+    let mut order: Vec<String> = Vec::new();
+    for group in &groups {
+        let key = &group.0;
+        if !order.contains(key) {
+            order.push(key.clone());
+        }
+    }
+    let mut out: Vec<String> = Vec::new();
+    for key in &order {
+        out.extend(groups.iter().filter(|g| g.0 == *key).map(form));
+    }
+    out.extend(mapped);
+    out.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn port_lists() {
+        let port = |ip: &str, public: u16, private: u16| json!({"IP": ip, "PublicPort": public, "PrivatePort": private, "Type": "tcp"});
+        assert_eq!(
+            ports(&json!([port("0.0.0.0", 8080, 80), {"PrivatePort": 81, "Type": "tcp"}])),
+            "81/tcp, 0.0.0.0:8080->80/tcp"
+        );
+        assert_eq!(
+            ports(&json!([port("0.0.0.0", 80, 80), port("0.0.0.0", 81, 81)])),
+            "0.0.0.0:80-81->80-81/tcp"
+        );
+        assert_eq!(
+            ports(&json!([{"PrivatePort": 80, "Type": "tcp"}, {"PrivatePort": 81, "Type": "tcp"}])),
+            "80-81/tcp"
+        );
+        assert_eq!(ports(&json!([port("::", 8080, 80)])), "[::]:8080->80/tcp");
+        assert_eq!(ellipsis("abcdef", 4), "abc…");
+    }
+}

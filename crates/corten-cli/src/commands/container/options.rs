@@ -1,0 +1,535 @@
+//! The flags of `run` and `create`, and the request they make.
+
+use serde_json::{Map, Value, json};
+
+use crate::cli::Cli;
+use crate::error::{Result, fail};
+use crate::flags::Kind::{
+    Bool, Bytes, Cpus, Duration, Env, Gpus, Int, Int64, Ip, List, Map as Pairs, Mount, Network, SwapBytes,
+    Text, Uint, Uint16, Ulimit,
+};
+use crate::flags::{Flag, Flags, flag, long};
+use crate::opts::{self, Ports, Volume};
+
+/// Everything that `run` and `create` share.
+pub(crate) const FLAGS: &[Flag] = &[
+    long("add-host", List, "Extra line of /etc/hosts (name:ip)").check(check_host),
+    long("annotation", Pairs, "Annotation handed to the OCI runtime"),
+    flag("attach", 'a', List, "Stream to attach: stdin, stdout or stderr").check(check_stream),
+    long("blkio-weight", Uint16, "Relative block I/O weight, 10 to 1000; 0 for none"),
+    long("blkio-weight-device", List, "Relative block I/O weight of a device")
+        .check(|t| opts::weight_device(t).map(drop)),
+    long("cap-add", List, "Capability to add"),
+    long("cap-drop", List, "Capability to take away"),
+    long("cgroup-parent", Text, "Cgroup to make the container's cgroup in"),
+    long("cgroupns", Text, "Cgroup namespace: host or private"),
+    long("cidfile", Text, "File to write the container's ID to"),
+    long("cpu-count", Int64, "Number of CPUs (Windows)"),
+    long("cpu-percent", Int64, "CPU share in percent (Windows)"),
+    long("cpu-period", Int64, "Period of the CPU quota in microseconds"),
+    long("cpu-quota", Int64, "CPU time per period in microseconds"),
+    long("cpu-rt-period", Int64, "Real-time CPU period in microseconds"),
+    long("cpu-rt-runtime", Int64, "Real-time CPU time in microseconds"),
+    flag("cpu-shares", 'c', Int64, "Relative CPU weight"),
+    long("cpus", Cpus, "How many CPUs' worth of time"),
+    long("cpuset-cpus", Text, "CPUs that may be used (0-3, 0,1)"),
+    long("cpuset-mems", Text, "Memory nodes that may be used (0-3, 0,1)"),
+    long("device", List, "Host device, or name of a CDI device"),
+    long("device-cgroup-rule", List, "Further device rule, such as 'c 1:3 rwm'").check(opts::device_rule),
+    long("device-read-bps", List, "Read limit of a device, bytes per second")
+        .check(|t| opts::throttle(t, true).map(drop)),
+    long("device-read-iops", List, "Read limit of a device, operations per second")
+        .check(|t| opts::throttle(t, false).map(drop)),
+    long("device-write-bps", List, "Write limit of a device, bytes per second")
+        .check(|t| opts::throttle(t, true).map(drop)),
+    long("device-write-iops", List, "Write limit of a device, operations per second")
+        .check(|t| opts::throttle(t, false).map(drop)),
+    long("disable-content-trust", Bool, "Do not verify signatures").default("true").hidden(),
+    long("dns", List, "DNS server").check(check_ip),
+    long("dns-option", List, "Option of the resolver").alias(&["dns-opt"]),
+    long("dns-search", List, "Domain to search"),
+    long("domainname", Text, "NIS domain"),
+    long("entrypoint", Text, "Program instead of the image's entry point"),
+    flag("env", 'e', Env, "Environment variable"),
+    long("env-file", List, "File of environment variables"),
+    long("expose", List, "Port or range that the container listens on"),
+    long("gpus", Gpus, "GPUs: all, a number, or key=value pairs").check(|t| opts::gpus(t).map(drop)),
+    long("group-add", List, "Further group"),
+    long("health-cmd", Text, "Command that checks health"),
+    long("health-interval", Duration, "Time between checks").default("0s"),
+    long("health-retries", Int, "Failures in a row that mean unhealthy"),
+    long("health-start-interval", Duration, "Time between checks while starting").default("0s"),
+    long("health-start-period", Duration, "Time to start in which failures do not count").default("0s"),
+    long("health-timeout", Duration, "Time one check may take").default("0s"),
+    flag("hostname", 'h', Text, "Host name"),
+    long("init", Bool, "Run a small init as PID 1 that forwards signals and reaps"),
+    flag("interactive", 'i', Bool, "Keep standard input open"),
+    long("io-maxbandwidth", Bytes, "I/O bandwidth of the system drive (Windows)"),
+    long("io-maxiops", Uint, "I/O operations of the system drive (Windows)"),
+    long("ip", Ip, "IPv4 address"),
+    long("ip6", Ip, "IPv6 address"),
+    long("ipc", Text, "IPC namespace: none, private, shareable, host or container:NAME"),
+    long("isolation", Text, "Isolation technology"),
+    long("kernel-memory", Bytes, "Kernel memory limit").hidden(),
+    flag("label", 'l', List, "Label"),
+    long("label-file", List, "File of labels"),
+    long("link", List, "Container to link to"),
+    long("link-local-ip", List, "Link-local address").check(check_ip),
+    long("log-driver", Text, "Logging driver"),
+    long("log-opt", List, "Option of the logging driver"),
+    long("mac-address", Text, "MAC address"),
+    flag("memory", 'm', Bytes, "Memory limit"),
+    long("memory-reservation", Bytes, "Soft memory limit"),
+    long("memory-swap", SwapBytes, "Limit of memory and swap together; -1 for no limit"),
+    long("memory-swappiness", Int64, "Swappiness, 0 to 100").default("-1"),
+    long("mount", Mount, "Mount: type=bind|volume|tmpfs|image,source=…,target=…"),
+    long("name", Text, "Name"),
+    long("network", Network, "Network to attach to").alias(&["net"]),
+    long("network-alias", List, "Name on the network").alias(&["net-alias"]),
+    long("no-healthcheck", Bool, "Ignore the image's health check"),
+    long("oom-kill-disable", Bool, "Do not kill when memory runs out"),
+    long("oom-score-adj", Int, "OOM score, -1000 to 1000"),
+    long("pid", Text, "PID namespace: host or container:NAME"),
+    long("pids-limit", Int64, "Number of processes; -1 for no limit"),
+    long("platform", Text, "Platform of the image: os/architecture"),
+    long("privileged", Bool, "Take all restrictions away"),
+    flag("publish", 'p', List, "Publish a port: [ip:][host:]container[/protocol]"),
+    flag("publish-all", 'P', Bool, "Publish all exposed ports on free host ports"),
+    long("pull", Text, "When to pull the image: always, missing or never").default("missing"),
+    flag("quiet", 'q', Bool, "Do not show the progress of a pull"),
+    long("read-only", Bool, "Root file system read-only"),
+    long("restart", Text, "Restart policy: no, on-failure[:max], always, unless-stopped").default("no"),
+    long("rm", Bool, "Remove the container and its anonymous volumes when it ends"),
+    long("runtime", Text, "OCI runtime"),
+    long("security-opt", List, "Security option"),
+    long("shm-size", Bytes, "Size of /dev/shm"),
+    long("stop-signal", Text, "Signal that stops the container"),
+    long("stop-timeout", Int, "Seconds until a stop becomes a kill"),
+    long("storage-opt", List, "Option of the storage driver"),
+    long("sysctl", Pairs, "Kernel parameter"),
+    long("tmpfs", List, "Directory to mount a tmpfs on"),
+    flag("tty", 't', Bool, "Allocate a terminal"),
+    long("ulimit", Ulimit, "Resource limit: name=soft[:hard]"),
+    long("use-api-socket", Bool, "Give the container the engine's socket"),
+    flag("user", 'u', Text, "User and group: name|uid[:group|gid]"),
+    long("userns", Text, "User namespace"),
+    long("uts", Text, "UTS namespace"),
+    flag("volume", 'v', List, "Bind or volume: [source:]target[:options]"),
+    long("volume-driver", Text, "Driver of named volumes"),
+    long("volumes-from", List, "Container whose volumes to mount too"),
+    flag("workdir", 'w', Text, "Working directory"),
+];
+
+fn check_host(text: &str) -> Result<(), String> {
+    opts::extra_host(text).map(drop)
+}
+
+fn check_ip(text: &str) -> Result<(), String> {
+    match text.trim().parse::<std::net::IpAddr>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("{text} is not an ip address")),
+    }
+}
+
+fn check_stream(text: &str) -> Result<(), String> {
+    match text.to_lowercase().as_str() {
+        "stdin" | "stdout" | "stderr" => Ok(()),
+        _ => Err("valid streams are STDIN, STDOUT and STDERR".into()),
+    }
+}
+
+/// A request for `POST /containers/create`, and what it means for our side.
+#[derive(Debug)]
+pub(crate) struct Create {
+    pub(crate) body: Value,
+    pub(crate) image: String,
+    pub(crate) tty: bool,
+    pub(crate) open_stdin: bool,
+    pub(crate) attach_stdin: bool,
+    pub(crate) attach_stdout: bool,
+    pub(crate) attach_stderr: bool,
+    pub(crate) auto_remove: bool,
+}
+
+/// Makes the request from flags. Errors are texts without `docker: `.
+pub(crate) fn create(cli: &Cli, flags: &Flags, detach: bool) -> Result<Create> {
+    build(cli, flags, detach).map_err(|text| fail(text, 125))
+}
+
+fn build(cli: &Cli, flags: &Flags, detach: bool) -> Result<Create, String> {
+    let args = flags.args();
+    let (image, command) = args.split_first().ok_or("requires at least 1 argument")?;
+    refuse(flags)?;
+    let attach: Vec<String> = flags.list("attach").iter().map(|s| s.to_lowercase()).collect();
+    let all = attach.is_empty() && !detach;
+    let open_stdin = flags.on("interactive");
+    let on = |name: &str| attach.iter().any(|a| a == name);
+    let (attach_stdin, attach_stdout, attach_stderr) =
+        (on("stdin") || (all && open_stdin), on("stdout") || all, on("stderr") || all);
+    let tty = flags.on("tty");
+    let mut ports = Ports::default();
+    for spec in flags.list("publish") {
+        opts::publish(&mut ports, &spec)?;
+    }
+    for spec in flags.list("expose") {
+        opts::expose(&mut ports, &spec)?;
+    }
+    let (mut binds, mut anonymous) = (Vec::new(), Map::new());
+    for spec in flags.list("volume") {
+        match opts::volume(&spec)? {
+            Volume::Bind(bind) => binds.push(bind),
+            Volume::Anonymous(path) => drop(anonymous.insert(path, json!({}))),
+        }
+    }
+    let mut body = json!({
+        "Hostname": flags.text("hostname"),
+        "Domainname": flags.text("domainname"),
+        "User": flags.text("user"),
+        "AttachStdin": attach_stdin,
+        "AttachStdout": attach_stdout,
+        "AttachStderr": attach_stderr,
+        "Tty": tty,
+        "OpenStdin": open_stdin,
+        "StdinOnce": open_stdin && attach_stdin,
+        "Env": opts::environment(&flags.list("env"), &flags.list("env-file"))?,
+        "Cmd": if command.is_empty() { Value::Null } else { json!(command) },
+        "Image": image,
+        "Volumes": anonymous,
+        "WorkingDir": flags.text("workdir"),
+        "Entrypoint": Value::Null,
+        "OnBuild": Value::Null,
+        "Labels": opts::labels(&flags.list("label"), &flags.list("label-file"))?,
+    });
+    set_if(&mut body, "ExposedPorts", ports.exposed());
+    if flags.changed("entrypoint") {
+        body["Entrypoint"] = json!([flags.text("entrypoint")]);
+    }
+    if flags.changed("stop-signal") {
+        body["StopSignal"] = flags.text("stop-signal").into();
+    }
+    if flags.changed("stop-timeout") {
+        body["StopTimeout"] = flags.int("stop-timeout").into();
+    }
+    if flags.changed("mac-address") {
+        check_mac(flags.text("mac-address"))?;
+    }
+    set_if(&mut body, "Healthcheck", health(flags)?);
+    let proxies = proxy_environment(cli, body["Env"].as_array());
+    if let Some(env) = body["Env"].as_array_mut() {
+        env.extend(proxies);
+    }
+    let networks = super::networking::networks(flags)?;
+    body["HostConfig"] = host_config(flags, &ports, binds, &networks.mode)?;
+    body["NetworkingConfig"] = json!({"EndpointsConfig": networks.endpoints});
+    Ok(Create {
+        image: image.clone(),
+        tty,
+        open_stdin,
+        attach_stdin,
+        attach_stdout,
+        attach_stderr,
+        auto_remove: flags.on("rm"),
+        body,
+    })
+}
+
+fn set_if(body: &mut Value, key: &str, value: Value) {
+    if !value.is_null() {
+        body[key] = value;
+    }
+}
+
+/// Options that this engine cannot honour are refused, not ignored.
+fn refuse(flags: &Flags) -> Result<(), String> {
+    for name in ["cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops"] {
+        if flags.changed(name) {
+            return Err(format!("invalid option: --{name} is only supported on Windows"));
+        }
+    }
+    if flags.on("use-api-socket") {
+        return Err("--use-api-socket is not supported: bind the socket with -v".into());
+    }
+    let swappiness = flags.int("memory-swappiness");
+    if swappiness != -1 && !(0..=100).contains(&swappiness) {
+        return Err(format!("invalid value: {swappiness}. Valid memory swappiness range is 0-100"));
+    }
+    for (flag, modes) in [("pid", "PID"), ("uts", "UTS"), ("userns", "USER"), ("cgroupns", "CGROUP")] {
+        let value = flags.text(flag);
+        let good = match flag {
+            "pid" => {
+                matches!(value, "" | "host")
+                    || value.strip_prefix("container:").is_some_and(|n| !n.is_empty())
+            }
+            "uts" | "userns" => matches!(value, "" | "host"),
+            _ => matches!(value, "" | "host" | "private"),
+        };
+        if !good {
+            return Err(format!("--{flag}: invalid {modes} mode"));
+        }
+    }
+    Ok(())
+}
+
+fn check_mac(text: &str) -> Result<(), String> {
+    let groups: Vec<&str> = text.split([':', '-']).collect();
+    let good = groups.len() == 6 && groups.iter().all(|g| g.len() == 2 && u8::from_str_radix(g, 16).is_ok());
+    if good { Ok(()) } else { Err(format!("{text} is not a valid mac address")) }
+}
+
+fn health(flags: &Flags) -> Result<Value, String> {
+    const OPTIONS: [&str; 6] = [
+        "health-cmd",
+        "health-interval",
+        "health-timeout",
+        "health-start-period",
+        "health-start-interval",
+        "health-retries",
+    ];
+    let given = OPTIONS.iter().any(|name| flags.changed(name));
+    if flags.on("no-healthcheck") {
+        if given {
+            return Err("--no-healthcheck conflicts with --health-* options".into());
+        }
+        return Ok(json!({"Test": ["NONE"]}));
+    }
+    if !given {
+        return Ok(Value::Null);
+    }
+    let mut out = Map::new();
+    if !flags.text("health-cmd").is_empty() {
+        out.insert("Test".into(), json!(["CMD-SHELL", flags.text("health-cmd")]));
+    }
+    for (key, name) in [
+        ("Interval", "health-interval"),
+        ("Timeout", "health-timeout"),
+        ("StartPeriod", "health-start-period"),
+        ("StartInterval", "health-start-interval"),
+    ] {
+        if flags.text(name).starts_with('-') {
+            return Err(format!("--{name} cannot be negative"));
+        }
+        if flags.duration_ns(name) != 0 {
+            out.insert(key.into(), flags.duration_ns(name).into());
+        }
+    }
+    if flags.int("health-retries") < 0 {
+        return Err("--health-retries cannot be negative".into());
+    }
+    if flags.int("health-retries") != 0 {
+        out.insert("Retries".into(), flags.int("health-retries").into());
+    }
+    Ok(Value::Object(out))
+}
+
+/// Proxy settings of config.json that the container does not set itself.
+fn proxy_environment(cli: &Cli, env: Option<&Vec<Value>>) -> Vec<Value> {
+    let config = cli.config().borrow();
+    let Some(proxies) = config.get("proxies").and_then(Value::as_object) else { return Vec::new() };
+    let host = cli.globals.host.clone().or_else(|| cli.env.host.clone()).unwrap_or_default();
+    let Some(settings) = proxies.get(&host).or_else(|| proxies.get("default")) else { return Vec::new() };
+    let mut out = Vec::new();
+    for (key, name) in crate::commands::PROXY_KEYS {
+        let Some(value) = settings.get(*key).and_then(Value::as_str).filter(|v| !v.is_empty()) else {
+            continue;
+        };
+        for name in [(*name).to_owned(), name.to_lowercase()] {
+            let set = env
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .any(|e| e.split('=').next() == Some(name.as_str()));
+            if !set {
+                out.push(format!("{name}={value}").into());
+            }
+        }
+    }
+    out
+}
+
+fn host_config(
+    flags: &Flags,
+    ports: &Ports,
+    binds: Vec<String>,
+    network_mode: &str,
+) -> Result<Value, String> {
+    let restart = opts::restart_policy(flags.text("restart"))?;
+    if flags.on("rm") && restart["Name"] != "no" && restart["Name"] != "" {
+        return Err("conflicting options: cannot specify both --restart and --rm".into());
+    }
+    let mut tmpfs = Map::new();
+    for spec in flags.list("tmpfs") {
+        let (path, options) = spec.split_once(':').unwrap_or((&spec, ""));
+        tmpfs.insert(path.into(), options.into());
+    }
+    let (mut devices, mut requests, mut cdi) = (Vec::new(), Vec::new(), Vec::new());
+    for spec in flags.list("device") {
+        if opts::is_cdi(&spec) { cdi.push(spec) } else { devices.push(opts::device(&spec)?) }
+    }
+    for spec in flags.list("gpus") {
+        requests.push(opts::gpus(&spec)?);
+    }
+    if !cdi.is_empty() {
+        requests.push(
+            json!({"Driver": "cdi", "Count": 0, "DeviceIDs": cdi, "Capabilities": null, "Options": null}),
+        );
+    }
+    let hosts: Result<Vec<String>, String> =
+        flags.list("add-host").iter().map(|h| opts::extra_host(h)).collect();
+    let ulimits: Result<Vec<Value>, String> = flags.list("ulimit").iter().map(|u| opts::ulimit(u)).collect();
+    let security = security(&flags.list("security-opt"))?;
+    let mut mounts = Vec::new();
+    for spec in flags.list("mount") {
+        mounts.push(opts::mount(&spec)?);
+    }
+    let log_options = opts::pairs(&flags.list("log-opt"));
+    if flags.text("log-driver") == "none" && !log_options.is_empty() {
+        return Err("invalid logging opts for driver none".into());
+    }
+    let list = |name: &str| null_if_empty(flags.list(name));
+    let mut out = json!({
+        "Binds": null_if_empty(binds),
+        "ContainerIDFile": flags.text("cidfile"),
+        "LogConfig": {"Type": flags.text("log-driver"), "Config": log_options},
+        "NetworkMode": network_mode,
+        "PortBindings": ports.bindings(),
+        "RestartPolicy": restart,
+        "AutoRemove": flags.on("rm"),
+        "VolumeDriver": flags.text("volume-driver"),
+        "VolumesFrom": list("volumes-from"),
+        "ConsoleSize": console_size(flags),
+        "CapAdd": list("cap-add"),
+        "CapDrop": list("cap-drop"),
+        "CgroupnsMode": flags.text("cgroupns"),
+        "Dns": flags.list("dns"),
+        "DnsOptions": flags.list("dns-option"),
+        "DnsSearch": flags.list("dns-search"),
+        "ExtraHosts": null_if_empty(hosts?),
+        "GroupAdd": list("group-add"),
+        "IpcMode": flags.text("ipc"),
+        "Cgroup": "",
+        "Links": list("link"),
+        "OomScoreAdj": flags.int("oom-score-adj"),
+        "PidMode": flags.text("pid"),
+        "Privileged": flags.on("privileged"),
+        "PublishAllPorts": flags.on("publish-all"),
+        "ReadonlyRootfs": flags.on("read-only"),
+        "SecurityOpt": null_if_empty(security.options),
+        "UTSMode": flags.text("uts"),
+        "UsernsMode": flags.text("userns"),
+        "ShmSize": flags.bytes("shm-size"),
+        "Isolation": flags.text("isolation"),
+        "MaskedPaths": security.paths.clone(),
+        "ReadonlyPaths": security.paths,
+    });
+    let optional = [
+        ("Annotations", opts::pairs(&flags.list("annotation"))),
+        ("StorageOpt", opts::pairs(&flags.list("storage-opt"))),
+        ("Sysctls", opts::pairs(&flags.list("sysctl"))),
+        ("Tmpfs", tmpfs),
+    ];
+    for (key, value) in optional {
+        if !value.is_empty() {
+            out[key] = Value::Object(value);
+        }
+    }
+    if !mounts.is_empty() {
+        out["Mounts"] = json!(mounts);
+    }
+    if flags.changed("runtime") {
+        out["Runtime"] = flags.text("runtime").into();
+    }
+    if flags.changed("init") {
+        out["Init"] = flags.on("init").into();
+    }
+    resources(flags, &mut out);
+    out["Devices"] = json!(devices);
+    out["DeviceRequests"] = if requests.is_empty() { Value::Null } else { json!(requests) };
+    out["Ulimits"] = json!(ulimits?);
+    Ok(out)
+}
+
+/// `[rows, columns]` of our terminal, so that the container's starts with the right size.
+fn console_size(flags: &Flags) -> Value {
+    match crate::term::size() {
+        Some((rows, columns)) if flags.on("tty") => json!([rows, columns]),
+        _ => json!([0, 0]),
+    }
+}
+
+fn null_if_empty<T: serde::Serialize>(list: Vec<T>) -> Value {
+    if list.is_empty() { Value::Null } else { json!(list) }
+}
+
+fn resources(flags: &Flags, out: &mut Value) {
+    let throttle = |name: &str, bytes| -> Value {
+        let all: Vec<Value> = flags.list(name).iter().filter_map(|t| opts::throttle(t, bytes).ok()).collect();
+        json!(all)
+    };
+    let weights: Vec<Value> =
+        flags.list("blkio-weight-device").iter().filter_map(|t| opts::weight_device(t).ok()).collect();
+    for (key, value) in [
+        ("CpuShares", flags.int("cpu-shares").into()),
+        ("Memory", flags.bytes("memory").into()),
+        ("NanoCpus", opts::cpus(flags.text("cpus")).unwrap_or(0).into()),
+        ("CgroupParent", flags.text("cgroup-parent").into()),
+        ("BlkioWeight", flags.int("blkio-weight").into()),
+        ("BlkioWeightDevice", json!(weights)),
+        ("BlkioDeviceReadBps", throttle("device-read-bps", true)),
+        ("BlkioDeviceWriteBps", throttle("device-write-bps", true)),
+        ("BlkioDeviceReadIOps", throttle("device-read-iops", false)),
+        ("BlkioDeviceWriteIOps", throttle("device-write-iops", false)),
+        ("CpuPeriod", flags.int("cpu-period").into()),
+        ("CpuQuota", flags.int("cpu-quota").into()),
+        ("CpuRealtimePeriod", flags.int("cpu-rt-period").into()),
+        ("CpuRealtimeRuntime", flags.int("cpu-rt-runtime").into()),
+        ("CpusetCpus", flags.text("cpuset-cpus").into()),
+        ("CpusetMems", flags.text("cpuset-mems").into()),
+        ("DeviceCgroupRules", null_if_empty(flags.list("device-cgroup-rule"))),
+        ("MemoryReservation", flags.bytes("memory-reservation").into()),
+        ("MemorySwap", flags.bytes("memory-swap").into()),
+        ("MemorySwappiness", flags.int("memory-swappiness").into()),
+        ("OomKillDisable", flags.on("oom-kill-disable").into()),
+        ("PidsLimit", flags.int("pids-limit").into()),
+        ("CpuCount", 0.into()),
+        ("CpuPercent", 0.into()),
+        ("IOMaximumIOps", 0.into()),
+        ("IOMaximumBandwidth", 0.into()),
+    ] {
+        out[key] = value;
+    }
+    if flags.changed("kernel-memory") {
+        out["KernelMemory"] = flags.bytes("kernel-memory").into();
+    }
+}
+
+struct Security {
+    options: Vec<String>,
+    /// Empty lists where system paths are to be visible, null otherwise.
+    paths: Value,
+}
+
+/// Reads `--security-opt`: profiles are sent, not their paths.
+fn security(values: &[String]) -> Result<Security, String> {
+    let (mut options, mut paths) = (Vec::new(), Value::Null);
+    for value in values {
+        let separator = if value.contains('=') { '=' } else { ':' };
+        match value.split_once(separator) {
+            None if value == "systempaths=unconfined" => paths = json!([]),
+            None if value != "no-new-privileges" => return Err(format!("invalid --security-opt: {value:?}")),
+            Some(("systempaths", "unconfined")) => paths = json!([]),
+            Some(("seccomp", profile)) if !["unconfined", "builtin"].contains(&profile) => {
+                let text = std::fs::read_to_string(profile).map_err(|e| {
+                    format!(
+                        "opening seccomp profile ({profile}) failed: open {profile}: {}",
+                        opts::os_error(&e)
+                    )
+                })?;
+                let json: Value = serde_json::from_str(&text)
+                    .map_err(|e| format!("compacting json for seccomp profile ({profile}) failed: {e}"))?;
+                options.push(format!("seccomp={json}"));
+            }
+            _ => options.push(value.clone()),
+        }
+    }
+    Ok(Security { options, paths })
+}
