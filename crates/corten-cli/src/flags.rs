@@ -179,8 +179,8 @@ fn translate(error: &clap::Error, flags: &[Flag], args: &[std::ffi::OsString]) -
         flags.iter().find(|f| name.trim_start_matches('-').split([' ', '=', '[']).next() == Some(f.long));
     match error.kind() {
         ErrorKind::UnknownArgument => {
-            if name.starts_with("---") || name.starts_with("--=") {
-                return format!("bad flag syntax: {name}");
+            if let Some(word) = words.iter().find(|w| w.starts_with("---") || w.starts_with("--=")) {
+                return format!("bad flag syntax: {word}");
             }
             if name.starts_with("--") {
                 return format!("unknown flag: {}", name.split('=').next().unwrap_or(&name));
