@@ -485,7 +485,10 @@ fn destination(name: &[u8], base: &OsStr) -> io::Result<Option<PathBuf>> {
             Component::Normal(part) => parts.push(part.to_owned()),
             Component::CurDir | Component::RootDir => {}
             _ => {
-                return Err(bad(&format!("entry {:?} leaves the destination", String::from_utf8_lossy(name))));
+                return Err(bad(&format!(
+                    "entry {:?} leaves the destination",
+                    String::from_utf8_lossy(name)
+                )));
             }
         }
     }

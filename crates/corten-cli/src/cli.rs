@@ -132,7 +132,10 @@ impl Cli {
         let endpoint = if name == "default" {
             match self.globals.host.clone().or_else(|| self.env.host.clone()) {
                 Some(host) => {
-                    Endpoint::parse(&expand_host(&host, self.tls_files().is_some()), self.tls_files())?
+                    Endpoint::parse(&expand_host(&host, self.tls_files().is_some()), self.tls_files())
+                        .map_err(|e| {
+                            anyhow!("Failed to initialize: unable to resolve docker endpoint: {e}")
+                        })?
                 }
                 None => {
                     let endpoint = Endpoint::parse(&self.default_host(), None)?;

@@ -78,7 +78,9 @@ impl Config {
         self.save()
     }
 
-    fn save(&self) -> Result {
+    fn save(&mut self) -> Result {
+        // Docker's files always have it.
+        self.auths();
         let dir = self.path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let mut out = Vec::new();

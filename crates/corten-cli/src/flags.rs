@@ -214,7 +214,7 @@ fn translate(error: &clap::Error, flags: &[Flag], args: &[std::ffi::OsString]) -
 impl Flags {
     /// Whether the user gave this flag.
     pub(crate) fn changed(&self, name: &str) -> bool {
-        self.matches.value_source(name) == Some(ValueSource::CommandLine)
+        self.known(name) && self.matches.value_source(name) == Some(ValueSource::CommandLine)
     }
 
     /// `--help` was given.

@@ -111,8 +111,10 @@ fn to_json(value: &Value, texts: &HashMap<usize, String>) -> String {
         Value::Map(map) => match texts.get(&(Arc::as_ptr(map) as usize)) {
             Some(text) => text.clone(),
             None => {
-                let members = map.iter().map(|(k, v)| format!("{}:{}", quote(k), to_json(v, texts)));
-                format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+                // A row of ours: docker encodes those by Go's default, and without their methods.
+                let members = map.iter().filter(|(_, v)| !v.is_function());
+                let members = members.map(|(k, v)| format!("{}:{}", quote(k), to_json(v, texts)));
+                html_escaped(format!("{{{}}}", members.collect::<Vec<_>>().join(",")))
             }
         },
         Value::List(list) => {
@@ -125,6 +127,11 @@ fn to_json(value: &Value, texts: &HashMap<usize, String>) -> String {
         Value::Float(f) => serde_json::json!(f).to_string(),
         _ => "null".into(),
     }
+}
+
+/// Go's encoder, left to itself, writes `<`, `>` and `&` as escapes.
+fn html_escaped(json: String) -> String {
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 fn quote(text: &str) -> String {
@@ -219,9 +226,6 @@ fn parse_error(error: &gotmpl::TemplateError) -> String {
         | gotmpl::TemplateError::Lex { line, message, .. } => {
             format!("template: :{line}: {message}")
         }
-        gotmpl::TemplateError::UndefinedFunction(name) => {
-            format!("template: :1: function {name:?} not defined")
-        }
         other => format!("template: :1: {other}"),
     }
 }
@@ -247,6 +251,10 @@ impl Format {
                     }
                     None => format!("{}: map has no entry for key \"{key}\"", place(&self.source, key)),
                 },
+                // Go knows its functions when it parses: that is another failure, with another status.
+                gotmpl::TemplateError::UndefinedFunction(name) => {
+                    return fail(format!("template: :1: function {name:?} not defined"), 64);
+                }
                 other => format!("template: :1: {other}"),
             };
             fail(text, 1)
@@ -262,7 +270,10 @@ pub(crate) fn render(source: &str, json: &str, optional: &[&str]) -> Result<Stri
         data.value = with_default(data.value, &keys);
     }
     let text = compile(source, &data, false, true)?.run(&data.value, None);
-    text.map_err(|e| fail(format!("template parsing error: {e}"), 1))
+    text.map_err(|e| {
+        let code = e.downcast_ref::<crate::error::Failure>().map_or(1, |f| f.code);
+        fail(format!("template parsing error: {e}"), code)
+    })
 }
 
 /// Adds a nil at a path whose parents exist: what Go's structs have and JSON omits.
@@ -288,6 +299,38 @@ fn with_default(value: Value, path: &[&str]) -> Value {
     Value::Map(Arc::new(map))
 }
 
+/// Makes `.Label "x"`, a method with an argument in Go, a call of the function that rows have under that name.
+fn methods(source: &str) -> String {
+    let mut out = String::new();
+    let mut rest = source;
+    while let Some(at) = rest.find(".Label ") {
+        let (head, tail) = rest.split_at(at);
+        let argument = tail[".Label ".len()..].trim_start();
+        let quote = argument.chars().next().filter(|c| *c == '"' || *c == '`');
+        out.push_str(head);
+        match quote.and_then(|q| argument[1..].find(q)) {
+            Some(end) => {
+                out.push_str(&format!("(call .Label {})", &argument[..end + 2]));
+                rest = &argument[end + 2..];
+            }
+            None => {
+                out.push_str(".Label ");
+                rest = &tail[".Label ".len()..];
+            }
+        }
+    }
+    out + rest
+}
+
+/// The method `Label` of a row: looks a label up.
+pub(crate) fn label_method(labels: &serde_json::Value) -> Value {
+    let labels = labels.clone();
+    Value::Function(Arc::new(move |args: &[Value]| {
+        let name = args.first().map(ToString::to_string).unwrap_or_default();
+        Ok(string(labels.get(&name).and_then(serde_json::Value::as_str).unwrap_or_default()))
+    }))
+}
+
 /// One line of a listing: fields that templates may use.
 pub(crate) type Row = BTreeMap<&'static str, Value>;
 
@@ -300,6 +343,8 @@ pub(crate) struct Table<'a> {
     pub(crate) default: &'a str,
     /// What `-q` shows.
     pub(crate) quiet: &'a str,
+    /// Name and field of the lines of `raw`.
+    pub(crate) raw: &'a [(&'static str, &'static str)],
     /// Field and heading.
     pub(crate) headers: &'a [(&'static str, &'static str)],
 }
@@ -317,25 +362,40 @@ impl Table<'_> {
             "" | "table" if quiet => self.quiet.to_owned(),
             "" | "table" => self.default.to_owned(),
             "json" => "{{json .}}".to_owned(),
-            "raw" => self.raw(),
+            "raw" => self.raw(quiet),
             other => other.strip_prefix("table ").unwrap_or(other).trim().to_owned(),
         };
-        let source = source.replace("\\t", "\t").replace("\\n", "\n");
+        let source = methods(&source.replace("\\t", "\t").replace("\\n", "\n"));
         let none = Data::from_value(Value::Nil);
-        let template = compile(&source, &none, false, true).map_err(|e| fail(e.to_string(), 64))?;
+        let template = compile(&source, &none, false, true).map_err(|e| {
+            let text = e.to_string();
+            fail(text.replace("template parsing error: ", "failed to parse template: "), 1)
+        })?;
         let mut out = TabWriter::new(10, 3);
         if is_table && !(quiet && (format.is_empty() || format == "table")) {
             let header = compile(&source, &none, true, true)?;
-            let names = self.headers.iter().map(|(k, v)| (Arc::from(*k), string(*v))).collect();
+            let mut names: BTreeMap<Arc<str>, Value> =
+                self.headers.iter().map(|(k, v)| (Arc::from(*k), string(*v))).collect();
+            // The heading of a label is the last part of its name.
+            names.insert(
+                Arc::from("Label"),
+                Value::Function(Arc::new(|args: &[Value]| {
+                    let name = args.first().map(ToString::to_string).unwrap_or_default();
+                    Ok(string(name.rsplit('.').next().unwrap_or_default().replace(['-', '_'], " ")))
+                })),
+            );
             out.push(&header.run(&Value::Map(Arc::new(names)), Some(self.context))?);
             out.push("\n");
         }
         let mut plain = String::new();
         for row in rows {
             let map = row.iter().map(|(k, v)| (Arc::from(*k), v.clone())).collect();
-            let line = template
-                .run(&Value::Map(Arc::new(map)), Some(self.context))
-                .map_err(|e| fail(format!("failed to execute template: {e}"), 1))?;
+            let line = template.run(&Value::Map(Arc::new(map)), Some(self.context)).map_err(|e| {
+                match e.downcast_ref::<crate::error::Failure>() {
+                    Some(f) if f.code == 64 => fail(format!("template parsing error: {e}"), 1),
+                    _ => fail(format!("failed to execute template: {e}"), 1),
+                }
+            })?;
             let target = if is_table { &mut out as &mut dyn Sink } else { &mut plain };
             target.add(&line);
             target.add("\n");
@@ -343,9 +403,15 @@ impl Table<'_> {
         Ok(if is_table { out.finish() } else { plain })
     }
 
-    fn raw(&self) -> String {
-        let line = |(field, _): &(&str, &str)| format!("{}: {{{{.{field}}}}}\n", field.to_lowercase());
-        self.headers.iter().map(line).collect()
+    /// The `raw` format: `name: value` lines.
+    fn raw(&self, quiet: bool) -> String {
+        let fields: Vec<&(&str, &str)> =
+            if quiet { self.raw.iter().take(1).collect() } else { self.raw.iter().collect() };
+        let line = |(name, field): &&(&str, &str)| {
+            format!("{name}:{{{{if .{field}}}}} {{{{.{field}}}}}{{{{end}}}}\n")
+        };
+        let text: String = fields.iter().map(line).collect();
+        if quiet { text.trim_end().to_owned() } else { text }
     }
 }
 
@@ -458,6 +524,7 @@ mod tests {
     fn tables() {
         let table = Table {
             context: "*formatter.X",
+            raw: &[],
             default: "{{.ID}}\t{{.Name}}",
             quiet: "{{.ID}}",
             headers: &[("ID", "X ID"), ("Name", "NAME")],

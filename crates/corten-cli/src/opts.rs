@@ -87,7 +87,7 @@ pub(crate) fn filter(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) => Ok((key.trim().to_lowercase(), value.trim().to_owned())),
         None if text.is_empty() => Ok((String::new(), String::new())),
-        None => Err("invalid argument: bad format of filter (expected name=value)".into()),
+        None => Err("bad format of filter (expected name=value)".into()),
     }
 }
 
@@ -107,6 +107,14 @@ pub(crate) fn pairs(values: &[String]) -> Map<String, Value> {
         None => (v.clone(), Value::from("")),
     };
     values.iter().map(split).collect()
+}
+
+/// Checks one `--label`.
+pub(crate) fn check_label(text: &str) -> Result<(), String> {
+    match text.is_empty() || text.starts_with('=') {
+        true => Err(format!("invalid label '{text}': empty name")),
+        false => Ok(()),
+    }
 }
 
 /// Labels from flags and files.
@@ -227,7 +235,7 @@ pub(crate) fn device(text: &str) -> Result<Value, String> {
         [source, mode] if is_mode(mode) => (source, source, mode),
         [source, target] => (source, target, "rwm"),
         [source, target, mode] if is_mode(mode) => (source, target, mode),
-        [_, _, mode] => return Err(format!("invalid device mode: {mode}")),
+        [_, _, mode] => return Err(format!("bad mode specified: {mode}")),
         _ => return Err(format!("invalid device specification: {text}")),
     };
     if source.is_empty() {

@@ -67,7 +67,11 @@ pub fn main(args: Vec<OsString>) -> i32 {
         Err(error) => {
             let (text, code) = match error.downcast_ref::<Failure>() {
                 Some(failure) => (failure.text.clone(), failure.code),
-                None => (format!("{error:#}"), 1),
+                None => match error.downcast_ref::<corten_client::Error>() {
+                    // Its text is whole; the kernel's reason is for `source()`.
+                    Some(api) => (api.to_string(), 1),
+                    None => (format!("{error:#}"), 1),
+                },
             };
             if !text.is_empty() {
                 writeln!(std::io::stderr(), "{text}").ok();
@@ -241,7 +245,12 @@ fn check_arity(command: &Command, path: &str, given: usize) -> Result {
     if good {
         return Ok(());
     }
-    let verb = if matches!(command.arity, Arity::AtLeast(_)) { "See" } else { "Run" };
+    // COMPAT: docker's three forms of the last line differ like this.
+    let verb = match command.arity {
+        Arity::AtLeast(_) => "See",
+        Arity::AtMost(_) => "SRun",
+        _ => "Run",
+    };
     Err(failure(
         format!(
             "docker: '{path}' {what}\n\nUsage:  {path} {}\n\n{verb} '{path} --help' for more information",

@@ -299,12 +299,22 @@ impl Client {
             self.lock_version().settled = true;
             return Ok((answer, sender));
         }
+        let head = again.as_ref().is_some_and(|r| r.method == Method::HEAD);
         let error = api_error(answer).await;
         self.give_back(sender);
-        if !self.lock_version().settled
-            && let (Some(version), Some(again)) = (too_new(&error), again)
-        {
-            *self.lock_version() = Version { current: version.min(MAX_API_VERSION), settled: true };
+        // The answer to HEAD has no text: ask for the version instead of reading it.
+        let version =
+            match (head && error.kind() == corten_base::Kind::InvalidArgument, self.lock_version().settled) {
+                (_, true) => None,
+                (false, false) => too_new(&error),
+                (true, false) => Some(MAX_API_VERSION),
+            };
+        if let (Some(version), Some(again)) = (version, again) {
+            if head {
+                self.negotiate().await?;
+            } else {
+                *self.lock_version() = Version { current: version.min(MAX_API_VERSION), settled: true };
+            }
             let (answer, sender) = self.exchange(again, true).await?;
             return if answer.status().as_u16() < 400 {
                 Ok((answer, sender))

@@ -54,7 +54,7 @@ impl Endpoint {
                 Target::Tcp { host, port, base: base.trim_end_matches('/').to_owned(), tls }
             }
             "ssh" => Target::Ssh { args: ssh_args(text, rest)? },
-            _ => return Err(Error::Endpoint(format!("protocol not available: {scheme}"))),
+            _ => return Err(Error::Endpoint(format!("invalid bind address format: {text}"))),
         };
         Ok(Self { text: text.to_owned(), target })
     }

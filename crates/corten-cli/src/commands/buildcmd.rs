@@ -46,7 +46,8 @@ const FLAGS: &[Flag] = &[
     long("security-opt", Strings, "Security option"),
     long("shm-size", Bytes, "Size of /dev/shm"),
     long("squash", Bool, "One layer for all steps"),
-    flag("tag", 't', List, "Name of the image: name[:tag]"),
+    flag("tag", 't', List, "Name of the image: name[:tag]")
+        .check(|t| t.parse::<Reference>().map(drop).map_err(|e| e.to_string())),
     long("target", Text, "Stage to build"),
     long("ulimit", Ulimit, "Resource limit of the steps"),
 ];
@@ -96,15 +97,29 @@ async fn build(cli: &Cli, flags: &Flags) -> Result {
     let all = cli.config().borrow().all_credentials();
     let auths: Map<String, Value> = all.iter().map(|(server, c)| (server.clone(), c.to_json())).collect();
     let config = base64::engine::general_purpose::URL_SAFE.encode(Value::Object(auths).to_string());
-    let mut stream = cli.client()?.build(query, &config, body).await?;
+    let announce = |sent: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>| match sent.filter(|_| !quiet)
+    {
+        Some(sent) => {
+            #[expect(clippy::cast_precision_loss, reason = "for display")]
+            let size = units::human_size(sent.load(Ordering::Relaxed) as f64);
+            // COMPAT: docker's progress line ends with two carriage returns before the line feed.
+            cli.print(&format!("Sending build context to Docker daemon {size:>8}\r\r\n"))
+        }
+        None => Ok(()),
+    };
+    let mut stream = match cli.client()?.build(query, &config, body).await {
+        Ok(stream) => stream,
+        Err(e) => {
+            if matches!(e, corten_client::Error::Api { .. }) {
+                announce(sent)?;
+            }
+            return Err(e.into());
+        }
+    };
     let mut display = Display::new(if quiet { Target::Nowhere } else { Target::Stdout });
     let (mut id, mut log) = (String::new(), String::new());
     while let Some(message) = stream.next().await? {
-        if let Some(sent) = sent.take().filter(|_| !quiet) {
-            #[expect(clippy::cast_precision_loss, reason = "for display")]
-            let size = units::human_size(sent.load(Ordering::Relaxed) as f64);
-            cli.line(&format!("Sending build context to Docker daemon {size:>8}"))?;
-        }
+        announce(sent.take())?;
         if let Some(found) = message["aux"]["ID"].as_str() {
             id = found.to_owned();
             continue;
@@ -136,8 +151,6 @@ async fn build(cli: &Cli, flags: &Flags) -> Result {
 fn parameters(cli: &Cli, flags: &Flags) -> Result<Query> {
     let mut query = Query::new();
     for tag in flags.list("tag") {
-        tag.parse::<Reference>()
-            .map_err(|e| fail(format!("invalid argument {tag:?} for \"-t, --tag\" flag: {e}"), 125))?;
         query = query.with("t", tag);
     }
     if flags.changed("isolation") && flags.text("isolation") != "default" {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::archive::{Header, Reader, Writer};
 use crate::cli::Cli;
 use crate::commands::FORMAT_HELP;
+use crate::commands::network::natural;
 use crate::context::{Context, check_name};
 use crate::error::{Result, fail};
 use crate::flags::Kind::{Bool, List, Text};
@@ -226,6 +227,7 @@ async fn update(cli: &Cli, flags: &Flags) -> Result {
 
 const TABLE: Table<'static> = Table {
     context: "*formatter.clientContextContext",
+    raw: &[],
     default: "{{.Name}}{{if .Current}} *{{end}}\t{{.Description}}\t{{.DockerEndpoint}}\t{{.Error}}",
     quiet: "{{.Name}}",
     headers: &[
@@ -248,17 +250,14 @@ async fn list(cli: &Cli, flags: &Flags) -> Result {
             ("Current", gotmpl::Value::Bool(name == current)),
         ])
     };
-    let mut rows = vec![row("default", "Current DOCKER_HOST based configuration", &current_host(cli))];
-    rows.extend(cli.contexts().list().iter().map(|c| row(&c.name, &c.description(), &c.host())));
+    let host = current_host(cli);
+    let mut all = vec![("default".to_owned(), "Current DOCKER_HOST based configuration".to_owned(), host)];
+    all.extend(cli.contexts().list().iter().map(|c| (c.name.clone(), c.description(), c.host())));
+    all.sort_by_key(|(name, _, _)| natural(name));
+    let rows: Vec<Row> = all.iter().map(|(name, description, host)| row(name, description, host)).collect();
     cli.print(&TABLE.render(flags.text("format"), flags.on("quiet"), &rows)?)?;
-    if let Some(host) = &cli.env.host
-        && flags.text("format").is_empty()
-        && !flags.on("quiet")
-    {
-        cli.warn(&format!(
-            "Warning: DOCKER_HOST environment variable overrides the active context. To use a context, either set the global --context flag, or unset DOCKER_HOST environment variable.{}",
-            if host.is_empty() { " " } else { "" }
-        ));
+    if cli.env.host.is_some() {
+        cli.warn("Warning: DOCKER_HOST environment variable overrides the active context. To use a context, either set the global --context flag, or unset DOCKER_HOST environment variable.");
     }
     Ok(())
 }
@@ -272,10 +271,10 @@ async fn switch(cli: &Cli, flags: &Flags) -> Result {
     let stored = if name == "default" { "" } else { name.as_str() };
     cli.config().borrow_mut().set_text("currentContext", stored)?;
     cli.line(&name)?;
-    if name != "default" && cli.env.host.is_some() {
-        cli.warn("Warning: DOCKER_HOST environment variable overrides the active context. To use a context, either set the global --context flag, or unset DOCKER_HOST environment variable.");
-    }
     cli.warn(&format!("Current context is now {name:?}"));
+    if name != "default" && cli.env.host.is_some() {
+        cli.warn(&format!("Warning: DOCKER_HOST environment variable overrides the active context. To use {name:?}, either set the global --context flag, or unset DOCKER_HOST environment variable."));
+    }
     Ok(())
 }
 

@@ -157,6 +157,13 @@ pub(super) const COMMANDS: &[Command] = &[
 
 const TABLE: Table<'static> = Table {
     context: "*formatter.imageContext",
+    raw: &[
+        ("repository", "Repository"),
+        ("tag", "Tag"),
+        ("image_id", "ID"),
+        ("created_at", "CreatedAt"),
+        ("virtual_size", "Size"),
+    ],
     default: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
     quiet: "{{.ID}}",
     headers: HEADERS,
@@ -243,7 +250,7 @@ pub(super) fn rows(image: &Value, digests: bool, no_trunc: bool) -> Vec<Row> {
             ("CreatedAt", text(if created == 0 { "N/A".into() } else { human::go_time(created) })),
             ("Size", text(units::human_size3(number(&image["Size"])))),
             ("Containers", text(count(&image["Containers"]))),
-            ("VirtualSize", text(units::human_size3(number(&image["Size"])))),
+            ("VirtualSize", text(units::human_size(number(&image["Size"])))),
             ("SharedSize", text(size(&image["SharedSize"]))),
             ("UniqueSize", text(unique.clone())),
         ])
@@ -405,6 +412,7 @@ async fn remove(cli: &Cli, flags: &Flags) -> Result {
 
 const HISTORY: Table<'static> = Table {
     context: "*image.historyContext",
+    raw: &[],
     default: "{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}",
     quiet: "{{.ID}}",
     headers: &[
@@ -445,7 +453,19 @@ async fn history(cli: &Cli, flags: &Flags) -> Result {
             ])
         })
         .collect();
-    cli.print(&HISTORY.render(flags.text("format"), flags.on("quiet"), &rows)?)
+    let exact = Table {
+        headers: &[
+            ("ID", "IMAGE"),
+            ("CreatedSince", "CREATED AT"),
+            ("CreatedAt", "CREATED AT"),
+            ("CreatedBy", "CREATED BY"),
+            ("Size", "SIZE"),
+            ("Comment", "COMMENT"),
+        ],
+        ..HISTORY
+    };
+    let table = if people { &HISTORY } else { &exact };
+    cli.print(&table.render(flags.text("format"), flags.on("quiet"), &rows)?)
 }
 
 async fn save(cli: &Cli, flags: &Flags) -> Result {
@@ -453,7 +473,7 @@ async fn save(cli: &Cli, flags: &Flags) -> Result {
     if path.is_empty() && term::stdout_is_tty() {
         return Err(fail("cowardly refusing to save to a terminal. Use the -o flag or redirect", 1));
     }
-    container::check_output(path)?;
+    container::check_output("failed to save image", path)?;
     let mut query = Query::new();
     for name in flags.args() {
         query = query.with("names", name);

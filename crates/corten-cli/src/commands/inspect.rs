@@ -170,15 +170,16 @@ where
         "json" => cli.line(&format!("[{}]", found.join(",")))?,
         _ => {
             for json in &found {
-                let line = format::render(template, json, OPTIONAL).map_err(|e| {
-                    let parse = e.to_string().contains("unclosed") || e.to_string().contains("not defined");
-                    fail(e.to_string(), if parse { 64 } else { 1 })
-                });
-                match line {
+                match format::render(template, json, OPTIONAL) {
                     Ok(line) => cli.line(&line)?,
                     Err(e) => {
-                        cli.line("")?;
-                        return Err(e);
+                        // A template that is wrong in itself fails before anything is shown.
+                        let parse =
+                            e.to_string().contains("not defined") || !e.to_string().contains("executing");
+                        if !parse {
+                            cli.line("")?;
+                        }
+                        return Err(if parse { fail(e.to_string(), 64) } else { e });
                     }
                 }
             }

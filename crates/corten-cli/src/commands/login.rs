@@ -160,6 +160,7 @@ async fn logout(cli: &Cli, flags: &Flags) -> Result {
 
 const TABLE: Table<'static> = Table {
     context: "*registry.searchContext",
+    raw: &[],
     default: "{{.Name}}\t{{.Description}}\t{{.StarCount}}\t{{.IsOfficial}}",
     quiet: "{{.Name}}",
     headers: &[

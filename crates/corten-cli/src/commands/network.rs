@@ -9,7 +9,7 @@ use crate::commands::{FILTER_HELP, FORMAT_HELP};
 use crate::error::{Result, fail};
 use crate::flags::Kind::{Bool, Filter, Int, Ip, List, Map as Pairs, Strings, Text};
 use crate::flags::{Flags, flag, long};
-use crate::format::{Row, Table, text};
+use crate::format::{Row, Table, label_method, text};
 use crate::opts;
 use crate::tree::{Arity, Command};
 
@@ -108,6 +108,7 @@ async fn create(cli: &Cli, flags: &Flags) -> Result {
     let labels = opts::labels(&flags.list("label"), &[]).map_err(|e| fail(e, 1))?;
     let mut body = json!({
         "Name": flags.arg(0),
+        "CheckDuplicate": true,
         "Driver": flags.text("driver"),
         "Scope": flags.text("scope"),
         "Internal": flags.on("internal"),
@@ -169,7 +170,10 @@ fn ipam(flags: &Flags) -> Result<Value, String> {
                 return Err("multiple overlapping subnet configuration is not supported".into());
             }
         }
-        holds(a, a)?;
+        // What is no subnet at all is the daemon's to refuse.
+        if subnets.len() > 1 || !gateways.is_empty() || !ranges.is_empty() {
+            holds(a, a)?;
+        }
     }
     let mut configs: Vec<Map<String, Value>> =
         subnets.iter().map(|s| Map::from_iter([("Subnet".to_owned(), Value::from(s.as_str()))])).collect();
@@ -213,6 +217,7 @@ fn ipam(flags: &Flags) -> Result<Value, String> {
 
 const TABLE: Table<'static> = Table {
     context: "*network.networkContext",
+    raw: &[("network_id", "ID"), ("name", "Name"), ("driver", "Driver"), ("scope", "Scope")],
     default: "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}",
     quiet: "{{.ID}}",
     headers: &[
@@ -245,6 +250,7 @@ async fn list(cli: &Cli, flags: &Flags) -> Result {
             ("Internal", flag("Internal")),
             ("Labels", text(labels(&n["Labels"]))),
             ("CreatedAt", text(created(field("Created")))),
+            ("Label", label_method(&n["Labels"])),
         ])
     };
     let rows: Vec<Row> = networks.iter().map(row).collect();

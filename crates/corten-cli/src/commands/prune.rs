@@ -5,7 +5,7 @@ use corten_client::{Filters, Query};
 use serde_json::Value;
 
 use crate::cli::Cli;
-use crate::error::{Result, fail};
+use crate::error::{Result, exit, fail};
 use crate::flags::Kind::{Bool, Bytes, Filter};
 use crate::flags::{Flag, Flags, flag, long};
 use crate::tree::{Arity, Command};
@@ -89,7 +89,7 @@ fn ask(cli: &Cli, flags: &Flags, warning: &str) -> Result<()> {
     cli.print(warning)?;
     match term::confirm("Are you sure you want to continue?") {
         Ok(true) => Ok(()),
-        Ok(false) => Err(fail("", 1)),
+        Ok(false) => Err(exit(0)),
         Err(e) => Err(fail(e.to_string(), 1)),
     }
 }
@@ -184,12 +184,7 @@ async fn cache(cli: &Cli, flags: &Flags) -> Result {
     let what = if flags.on("all") { "all build cache" } else { "all dangling build cache" };
     ask(cli, flags, &format!("WARNING! This will remove {what}.\n"))?;
     let answer = prune_cache(cli, flags, &filters(cli, flags)).await?;
-    let list = listed("Deleted build cache objects", &answer, "CachesDeleted");
-    if !list.is_empty() {
-        cli.print(&list)?;
-    } else {
-        cli.line("")?;
-    }
+    cli.print(&listed("Deleted build cache objects", &answer, "CachesDeleted"))?;
     reclaimed(cli, space(&answer))
 }
 
@@ -197,7 +192,7 @@ async fn system(cli: &Cli, flags: &Flags) -> Result {
     let mut filters = filters(cli, flags);
     let (all, with_volumes) = (flags.on("all"), flags.on("volumes"));
     if with_volumes && filters.contains("until") {
-        return Err(fail("The \"until\" filter is not supported with \"--volumes\"", 1));
+        return Err(fail("ERROR: The \"until\" filter is not supported with \"--volumes\"", 1));
     }
     let mut warning = String::from(
         "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n",

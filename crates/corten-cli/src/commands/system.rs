@@ -115,7 +115,14 @@ async fn version(cli: &Cli, flags: &Flags) -> Result {
         "" => cli.print(&version_text(&all))?,
         "json" => cli.line(&all.to_string())?,
         template => {
-            let line = format::render(template, &all.to_string(), &[]);
+            // Templates name the fields as Go does, JSON as the API does.
+            let mut named = all.clone();
+            for side in ["Client", "Server"] {
+                if let Some(version) = named[side].get("ApiVersion").cloned() {
+                    named[side]["APIVersion"] = version;
+                }
+            }
+            let line = format::render(template, &named.to_string(), &[]);
             cli.line(&line.map_err(|e| fail(e.to_string(), 1))?)?;
         }
     }
@@ -253,6 +260,7 @@ fn nano_time(ns: i64) -> String {
 
 const DF: Table<'static> = Table {
     context: "*formatter.diskUsageContext",
+    raw: &[],
     default: "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}",
     quiet: "{{.Type}}",
     headers: &[
@@ -355,6 +363,7 @@ fn df_verbose(usage: &Value, format: &str) -> Result<String> {
     let mut out = String::from("Images space usage:\n\n");
     let images = Table {
         context: "*formatter.imageContext",
+        raw: &[],
         default: "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}",
         quiet: "",
         headers: image::HEADERS,
@@ -365,6 +374,7 @@ fn df_verbose(usage: &Value, format: &str) -> Result<String> {
     out.push_str("\nContainers space usage:\n\n");
     let containers = Table {
         context: "*formatter.ContainerContext",
+        raw: &[],
         default: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",
         quiet: "",
         headers: container::HEADERS,
@@ -385,6 +395,7 @@ fn df_verbose(usage: &Value, format: &str) -> Result<String> {
     out.push_str(&format!("\nBuild cache usage: {}\n\n", size(total)));
     let table = Table {
         context: "*formatter.buildCacheContext",
+        raw: &[],
         default: "{{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}",
         quiet: "",
         headers: &[
@@ -410,7 +421,6 @@ fn df_verbose(usage: &Value, format: &str) -> Result<String> {
     };
     let rows: Vec<Row> = cache.iter().map(row).collect();
     out.push_str(&table.render("", false, &rows)?);
-    out.push('\n');
     Ok(out)
 }
 

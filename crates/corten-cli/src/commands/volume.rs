@@ -9,7 +9,7 @@ use crate::commands::{FILTER_HELP, FORMAT_HELP};
 use crate::error::{Result, fail};
 use crate::flags::Kind::{Bool, Filter, List, Map, Text};
 use crate::flags::{Flags, flag, long};
-use crate::format::{Row, Table, text};
+use crate::format::{Row, Table, label_method, text};
 use crate::opts;
 use crate::tree::{Arity, Command};
 
@@ -85,6 +85,7 @@ async fn create(cli: &Cli, flags: &Flags) -> Result {
 
 pub(super) const TABLE: Table<'static> = Table {
     context: "*formatter.volumeContext",
+    raw: &[("name", "Name"), ("driver", "Driver")],
     default: "{{.Driver}}\t{{.Name}}",
     quiet: "{{.Name}}",
     headers: &[
@@ -117,6 +118,7 @@ pub(super) fn row(v: &Value) -> Row {
         ("Availability", text("N/A")),
         ("Group", text("N/A")),
         ("Status", text("N/A")),
+        ("Label", label_method(&v["Labels"])),
     ])
 }
 

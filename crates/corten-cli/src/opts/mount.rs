@@ -10,7 +10,7 @@ use crate::flags::parse_bool;
 pub(crate) fn mount(text: &str) -> Result<Value, String> {
     let text = text.trim();
     if text.is_empty() {
-        return Err("value is empty".into());
+        return Err("EOF".into());
     }
     let mut kind = "volume".to_owned();
     let (mut top, mut bind, mut volume) = (Map::new(), Map::new(), Map::new());
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn bad_mounts() {
         for (text, want) in [
-            ("", "value is empty"),
+            ("", "EOF"),
             ("foo", "invalid field 'foo' must be a key=value pair"),
             ("type=bind,foo=bar", "unexpected key 'foo' in 'foo=bar'"),
             ("type=bind,src=/a", "target is required"),

@@ -109,7 +109,12 @@ pub(crate) fn expose(ports: &mut Ports, spec: &str) -> Result<(), String> {
         return Err(format!("invalid port format for --expose: {spec}"));
     }
     let (numbers, protocol) = spec.split_once('/').unwrap_or((spec, "tcp"));
-    let bad = || format!("invalid range format for --expose: {spec}, error: invalid port");
+    let bad = || {
+        let part = numbers.split('-').find(|p| p.parse::<u16>().is_err()).unwrap_or(numbers);
+        format!(
+            "invalid range format for --expose: {spec}, error: strconv.ParseUint: parsing {part:?}: invalid syntax"
+        )
+    };
     let (first, last) = range(numbers).ok_or_else(bad)?;
     for port in first..=last {
         ports.exposed.insert(format!("{port}/{protocol}"), json!({}));

@@ -53,7 +53,9 @@ fn keep_tail(cleaned: String, original: &str) -> String {
 }
 
 fn report(cli: &Cli, flags: &Flags, bytes: u64, target: &str) {
-    if !flags.on("quiet") {
+    // COMPAT: nobody is told unless somebody looks.
+    let quiet = if flags.changed("quiet") { flags.on("quiet") } else { !term::stderr_is_tty() };
+    if !quiet {
         #[expect(clippy::cast_precision_loss, reason = "for display")]
         let size = units::human_size3(bytes as f64);
         cli.warn(&format!("Successfully copied {size} to {target}"));

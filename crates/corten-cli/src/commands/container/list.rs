@@ -7,12 +7,23 @@ use serde_json::Value;
 use crate::cli::Cli;
 use crate::error::Result;
 use crate::flags::Flags;
-use crate::format::{Row, Table, text};
+use crate::format::{Row, Table, label_method, text};
 use crate::{human, opts};
 use corten_base::units;
 
 const TABLE: Table<'static> = Table {
     context: "*formatter.ContainerContext",
+    raw: &[
+        ("container_id", "ID"),
+        ("image", "Image"),
+        ("command", "Command"),
+        ("created_at", "CreatedAt"),
+        ("state", "State"),
+        ("status", "Status"),
+        ("names", "Names"),
+        ("labels", "Labels"),
+        ("ports", "Ports"),
+    ],
     default: "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}",
     quiet: "{{.ID}}",
     headers: HEADERS,
@@ -50,6 +61,10 @@ pub(super) async fn list(cli: &Cli, flags: &Flags) -> Result {
         Query::new().with_flag("all", flags.on("all")).with_flag("size", size).with_filters(&filters);
     if last > 0 {
         query = query.with("limit", last.to_string());
+    }
+    // The template is tried before anything is asked for: it decides whether sizes are needed.
+    if !format.is_empty() && !format.starts_with("table") {
+        TABLE.render(&format, false, &[row(&Value::Null, false)])?;
     }
     let containers = cli.client()?.container_list(query).await?;
     let no_trunc = flags.on("no-trunc");
@@ -108,6 +123,7 @@ pub(crate) fn row(c: &Value, no_trunc: bool) -> Row {
         ("LocalVolumes", text(local.to_string())),
         ("Networks", text(networks.join(","))),
         ("Platform", Cell::Nil),
+        ("Label", label_method(&c["Labels"])),
     ])
 }
 

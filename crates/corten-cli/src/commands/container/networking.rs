@@ -38,9 +38,7 @@ pub(crate) fn networks(flags: &Flags) -> Result<Networks, String> {
     let mut endpoints = Map::new();
     for (name, settings) in given {
         if settings.contains_key("Aliases") && !user_defined(&name) {
-            return Err(
-                "network-scoped alias is supported only for containers in user defined networks".into()
-            );
+            return Err("network-scoped aliases are only supported for user-defined networks".into());
         }
         if endpoints.contains_key(&name) {
             return Err(format!("network {name:?} is specified multiple times"));

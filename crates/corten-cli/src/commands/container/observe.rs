@@ -123,14 +123,16 @@ pub(super) async fn port(cli: &Cli, flags: &Flags) -> Result {
         let (number, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
         if number.parse::<u16>().is_err() {
             return Err(fail(
-                format!("Error: invalid port ({number}): invalid port '{number}': invalid syntax"),
+                format!(
+                    "Error: invalid port ({number}): strconv.ParseUint: parsing {number:?}: invalid syntax"
+                ),
                 1,
             ));
         }
         let key = format!("{number}/{protocol}");
         let bindings = ports.get(&key).and_then(Value::as_array).filter(|b| !b.is_empty());
         let Some(bindings) = bindings else {
-            return Err(fail(format!("no public port '{key}' published for {}", args[0]), 1));
+            return Err(fail(format!("Error: No public port '{wanted}' published for {}", args[0]), 1));
         };
         return bindings.iter().try_for_each(|b| cli.line(&address(b)));
     }
@@ -151,27 +153,25 @@ pub(super) async fn export(cli: &Cli, flags: &Flags) -> Result {
     if path.is_empty() && term::stdout_is_tty() {
         return Err(fail("cowardly refusing to save to a terminal. Use the -o flag or redirect", 1));
     }
-    check_output(path)?;
+    check_output("failed to export container", path)?;
     let stream = cli.client()?.container_export(&flags.arg(0)).await?;
     save(cli, stream, path).await
 }
 
 /// Whether a file can be written there: its directory exists and it is no device.
-pub(crate) fn check_output(path: &str) -> Result {
+pub(crate) fn check_output(what: &str, path: &str) -> Result {
     if path.is_empty() {
         return Ok(());
     }
     let target = std::path::Path::new(path);
     let dir = target.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    if !dir.is_dir() {
-        return Err(fail(
-            format!("invalid output path: directory {:?} does not exist", dir.display().to_string()),
-            1,
-        ));
+    if let Err(e) = std::fs::metadata(dir) {
+        let why = opts::os_error(&e);
+        return Err(fail(format!("{what}: invalid output path: stat {}: {why}", dir.display()), 1));
     }
     match std::fs::metadata(target) {
         Ok(meta) if meta.is_dir() => {
-            Err(fail(format!("invalid output path: {path:?} must be a regular file"), 1))
+            Err(fail(format!("{what}: invalid output path: {path:?} must be a regular file"), 1))
         }
         _ => Ok(()),
     }

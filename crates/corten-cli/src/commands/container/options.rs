@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use crate::cli::Cli;
 use crate::error::{Result, fail};
 use crate::flags::Kind::{
-    Bool, Bytes, Cpus, Duration, Env, Gpus, Int, Int64, Ip, List, Map as Pairs, Mount, Network, SwapBytes,
-    Text, Uint, Uint16, Ulimit,
+    Bool, Bytes, Cpus, Duration, Env, Gpus, Int, Int64, List, Map as Pairs, Mount, Network, SwapBytes, Text,
+    Uint, Uint16, Ulimit,
 };
 use crate::flags::{Flag, Flags, flag, long};
 use crate::opts::{self, Ports, Volume};
@@ -66,12 +66,12 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("interactive", 'i', Bool, "Keep standard input open"),
     long("io-maxbandwidth", Bytes, "I/O bandwidth of the system drive (Windows)"),
     long("io-maxiops", Uint, "I/O operations of the system drive (Windows)"),
-    long("ip", Ip, "IPv4 address"),
-    long("ip6", Ip, "IPv6 address"),
+    long("ip", Text, "IPv4 address"),
+    long("ip6", Text, "IPv6 address"),
     long("ipc", Text, "IPC namespace: none, private, shareable, host or container:NAME"),
     long("isolation", Text, "Isolation technology"),
     long("kernel-memory", Bytes, "Kernel memory limit").hidden(),
-    flag("label", 'l', List, "Label"),
+    flag("label", 'l', List, "Label").check(opts::check_label),
     long("label-file", List, "File of labels"),
     long("link", List, "Container to link to"),
     long("link-local-ip", List, "Link-local address").check(check_ip),
@@ -127,7 +127,7 @@ fn check_host(text: &str) -> Result<(), String> {
 fn check_ip(text: &str) -> Result<(), String> {
     match text.trim().parse::<std::net::IpAddr>() {
         Ok(_) => Ok(()),
-        Err(_) => Err(format!("{text} is not an ip address")),
+        Err(_) => Err(format!("IP address is not correctly formatted: {text}")),
     }
 }
 
@@ -515,7 +515,7 @@ fn security(values: &[String]) -> Result<Security, String> {
         let separator = if value.contains('=') { '=' } else { ':' };
         match value.split_once(separator) {
             None if value == "systempaths=unconfined" => paths = json!([]),
-            None if value != "no-new-privileges" => return Err(format!("invalid --security-opt: {value:?}")),
+            None if value != "no-new-privileges" => return Err(format!("Invalid --security-opt: {value:?}")),
             Some(("systempaths", "unconfined")) => paths = json!([]),
             Some(("seccomp", profile)) if !["unconfined", "builtin"].contains(&profile) => {
                 let text = std::fs::read_to_string(profile).map_err(|e| {

@@ -31,7 +31,10 @@ fn framed(cli: &Cli, error: anyhow::Error, code: i32) -> anyhow::Error {
     let (text, code) = match error.downcast_ref::<Failure>() {
         Some(f) if f.text.is_empty() => return error,
         Some(f) => (f.text.clone(), if f.code == 1 { code } else { f.code }),
-        None => (format!("{error:#}"), code),
+        None => match error.downcast_ref::<Error>() {
+            Some(api) => (api.to_string(), code),
+            None => (format!("{error:#}"), code),
+        },
     };
     fail(format!("docker: {text}\n\nRun '{} --help' for more information", cli.path), code)
 }
@@ -42,17 +45,21 @@ pub(super) async fn create(cli: &Cli, flags: &Flags) -> Result {
         let request = options::create(cli, flags, false)?;
         create_container(cli, flags, &request).await
     };
-    let id = made.await.map_err(|e| framed(cli, e, 1))?;
+    let id = made.await.map_err(|e| match e.downcast_ref::<Error>() {
+        // COMPAT: what the daemon says stands alone here, what we find wrong ourselves does not.
+        Some(_) => e,
+        None => framed(cli, e, 1),
+    })?;
     cli.line(&id)
 }
 
 /// `run`.
 pub(super) async fn run(cli: &Cli, flags: &Flags) -> Result {
     let detach = flags.on("detach");
+    if detach && !flags.list("attach").is_empty() {
+        return Err(fail("conflicting options: cannot specify both --attach and --detach", 1));
+    }
     let prepared = async {
-        if detach && !flags.list("attach").is_empty() {
-            return Err(fail("conflicting options: cannot specify both --attach and --detach", 125));
-        }
         let request = options::create(cli, flags, detach)?;
         if request.tty && request.attach_stdin && !detach && !term::stdin_is_tty() {
             return Err(fail("the input device is not a TTY", 1));
@@ -320,13 +327,13 @@ pub(super) async fn attach(cli: &Cli, flags: &Flags) -> Result {
     let state = &container["State"];
     let on = |value: &Value| value.as_bool().unwrap_or(false);
     if !on(&state["Running"]) {
-        return Err(fail("cannot attach to a stopped container, start it first", 1));
+        return Err(fail("You cannot attach to a stopped container, start it first", 1));
     }
     if on(&state["Paused"]) {
-        return Err(fail("cannot attach to a paused container, unpause it first", 1));
+        return Err(fail("You cannot attach to a paused container, unpause it first", 1));
     }
     if on(&state["Restarting"]) {
-        return Err(fail("cannot attach to a restarting container, wait until it is running", 1));
+        return Err(fail("You cannot attach to a restarting container, wait until it is running", 1));
     }
     let tty = on(&container["Config"]["Tty"]);
     let stdin = !flags.on("no-stdin") && on(&container["Config"]["OpenStdin"]);
@@ -355,19 +362,23 @@ pub(super) async fn start(cli: &Cli, flags: &Flags) -> Result {
     let client = cli.client()?;
     let (attach, interactive) = (flags.on("attach"), flags.on("interactive"));
     if !attach && !interactive {
-        return super::lifecycle::each(cli, flags.args(), async |name: &str| {
-            client.container_start(name, Query::new()).await
-        })
-        .await
-        .map_err(|e| {
-            let failed: Vec<String> = flags.args();
-            let text = e.to_string();
-            if text.is_empty() {
-                e
-            } else {
-                fail(format!("{text}\nError: failed to start containers: {}", failed.join(", ")), 1)
+        let (mut errors, mut failed) = (Vec::new(), Vec::new());
+        for name in flags.args() {
+            match client.container_start(&name, Query::new()).await {
+                Ok(()) => cli.line(&name)?,
+                Err(e) => {
+                    errors.push(e.to_string());
+                    failed.push(name);
+                }
             }
-        });
+        }
+        if errors.is_empty() {
+            return Ok(());
+        }
+        return Err(fail(
+            format!("{}\nError: failed to start containers: {}", errors.join("\n"), failed.join(", ")),
+            1,
+        ));
     }
     if flags.args().len() > 1 {
         return Err(fail("you cannot start and attach multiple containers at once", 1));

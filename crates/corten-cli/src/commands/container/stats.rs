@@ -17,6 +17,7 @@ use crate::format::{Row, Table, text};
 
 const TABLE: Table<'static> = Table {
     context: "*container.statsContext",
+    raw: &[],
     default: "{{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}",
     quiet: "{{.ID}}",
     headers: &[
