@@ -1,0 +1,221 @@
+//! Accepting, serving, and ending.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use corten_base::Cancel;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::body::{Response, full};
+use crate::call::{Call, failed};
+use crate::compat;
+use crate::edge_io::{EdgeIo, Link, is_hijack_path};
+use crate::error::ApiError;
+use crate::handlers::Disconnect;
+use crate::listen::Listener;
+use crate::query::Query;
+use crate::router;
+use crate::services::Services;
+use crate::version::{self, NEWEST};
+
+/// Time for a client to send the head of its next request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Serves the API on any number of listeners.
+#[derive(Debug, Clone)]
+pub struct Server {
+    services: Arc<Services>,
+    stop: Cancel,
+}
+
+impl Server {
+    /// A server of these services; it ends its listeners when `stop` is set.
+    #[must_use]
+    pub fn new(services: Arc<Services>, stop: Cancel) -> Self {
+        Self { services, stop }
+    }
+
+    /// Accepts until the server is stopped.
+    pub async fn serve(self, listener: Listener) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                done = self.accept(&listener) => done,
+            };
+            if let Err(error) = accepted {
+                // Out of descriptors, most likely: others will close theirs.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    async fn accept(&self, listener: &Listener) -> io::Result<()> {
+        match listener {
+            Listener::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                tokio::spawn(self.clone().connection(stream));
+            }
+            Listener::Tcp(listener, None) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                tokio::spawn(self.clone().connection(stream));
+            }
+            Listener::Tcp(listener, Some(tls)) => {
+                let (stream, peer) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                let (server, tls) = (self.clone(), tls.clone());
+                tokio::spawn(async move {
+                    match tokio::time::timeout(Duration::from_secs(10), tls.accept(stream)).await {
+                        Ok(Ok(stream)) => server.connection(stream).await,
+                        Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake failed"),
+                        Err(_) => tracing::info!(%peer, "TLS handshake took too long"),
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn connection<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, stream: S) {
+        let link = Arc::new(Link::default());
+        let io = TokioIo::new(EdgeIo::new(stream, Arc::clone(&link)));
+        let stop = self.stop.clone();
+        let service = service_fn(move |request| {
+            // Before anything is awaited: hyper looks for the end of input right after this returns.
+            if request.headers().contains_key(header::UPGRADE) && is_upgrade_path(request.uri().path()) {
+                link.hold_end();
+            }
+            let (server, link) = (self.clone(), Arc::clone(&link));
+            async move { Ok::<_, Infallible>(server.request(request, link).await) }
+        });
+        let connection = http1::Builder::new()
+            .title_case_headers(true)
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(io, service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection");
+        }
+    }
+
+    async fn request(self, request: Request<Incoming>, link: Arc<Link>) -> Response {
+        let experimental = self.services.daemon.experimental;
+        let path = request.uri().path().to_owned();
+        let mut response = match version::split(&path) {
+            Err(refused) => {
+                let (error, plain) = refused.answer();
+                if plain { plain_text(&error) } else { failed(&error) }
+            }
+            Ok((version, rest)) => match self.dispatch(request, version, rest, Arc::clone(&link)).await {
+                Ok(response) => response,
+                Err(error) => failed(&error),
+            },
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            link.release_end();
+            common_headers(response.headers_mut(), experimental);
+        }
+        response
+    }
+
+    async fn dispatch(
+        &self,
+        mut request: Request<Incoming>,
+        version: version::ApiVersion,
+        path: &str,
+        link: Arc<Link>,
+    ) -> Result<Response, ApiError> {
+        check_origin(request.headers())?;
+        let found = router::find(request.method(), path)
+            .ok_or_else(|| ApiError { status: StatusCode::NOT_FOUND, message: "page not found".into() })?;
+        let upgrade =
+            request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+        let (head, body) = request.into_parts();
+        let mut query = Query::parse(head.uri.query().unwrap_or_default());
+        compat::query(found.route.pattern, version, &mut query);
+        let call = Call {
+            services: Arc::clone(&self.services),
+            version,
+            route: found.route,
+            method: head.method,
+            variables: found.variables,
+            query,
+            headers: head.headers,
+            body,
+            upgrade,
+            link,
+        };
+        tracing::debug!(method = %call.method, path, "request");
+        let handled = (found.route.handler)(call);
+        match found.route.disconnect {
+            Disconnect::Cancel => handled.await,
+            Disconnect::Detach => tokio::spawn(handled)
+                .await
+                .unwrap_or_else(|e| Err(ApiError::internal(format!("request handler: {e}")))),
+        }
+    }
+}
+
+/// Requests that may turn into a stream in both directions.
+fn is_upgrade_path(path: &str) -> bool {
+    is_hijack_path(path) || path.ends_with("/attach/ws")
+}
+
+/// A web page that speaks to a daemon on this machine names its origin; no client of Docker does.
+fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::ORIGIN).and_then(|v| v.to_str().ok()) {
+        None | Some("") => Ok(()),
+        Some(origin) => {
+            let host = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
+            let same = origin.split_once("://").is_some_and(|(_, h)| h == host);
+            // Same origin is no excuse on a name that somebody else's DNS may point here.
+            let literal = host.rsplit_once(':').map_or(host, |(h, _)| h);
+            let trusted = literal == "localhost"
+                || literal.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+            if same && trusted {
+                return Ok(());
+            }
+            Err(ApiError::new(corten_base::Kind::Forbidden, "cross-origin requests are not allowed"))
+        }
+    }
+}
+
+fn common_headers(headers: &mut HeaderMap, experimental: bool) {
+    let set = |headers: &mut HeaderMap, name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    set(headers, "api-version", &NEWEST.to_string());
+    set(headers, "docker-experimental", if experimental { "true" } else { "false" });
+    set(headers, "ostype", "linux");
+    set(headers, "server", concat!("Corten/", env!("CARGO_PKG_VERSION"), " (linux)"));
+}
+
+/// As Go's `http.Error`.
+fn plain_text(error: &ApiError) -> Response {
+    let mut response = http::Response::new(full(format!("{}\n", error.message)));
+    *response.status_mut() = error.status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
