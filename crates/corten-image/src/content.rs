@@ -13,6 +13,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,8 @@ use crate::ImageError;
 
 /// How long content that the builder made waits for its image.
 const LOOSE: Duration = Duration::from_secs(3600);
+/// The disk begins to write a blob while it still arrives, so that the sync in the end is short.
+const WRITEBACK: u64 = 8 << 20;
 /// Mode of blobs that were not synced yet.
 const UNSYNCED: u32 = 0o400;
 /// Age at which broken-off downloads are given up.
@@ -178,6 +181,7 @@ impl Content {
             file,
             hasher: Sha256::new(),
             size: 0,
+            begun: 0,
             keep: false,
             done: false,
         })
@@ -206,7 +210,7 @@ impl Content {
                 }
             }
         }
-        Ok(Ingest { content: self.clone(), path, file, hasher, size, keep: true, done: false })
+        Ok(Ingest { content: self.clone(), path, file, hasher, size, begun: size, keep: true, done: false })
     }
 
     /// A guard that keeps content from being collected.
@@ -300,6 +304,8 @@ pub(crate) struct Ingest {
     file: File,
     hasher: Sha256,
     size: u64,
+    /// Up to here the kernel was asked to write to disk.
+    begun: u64,
     keep: bool,
     done: bool,
 }
@@ -314,7 +320,7 @@ impl Ingest {
     pub(crate) fn restart(&mut self) -> Result<(), ImageError> {
         self.file.set_len(0).at("truncate", &self.path)?;
         self.hasher = Sha256::new();
-        self.size = 0;
+        (self.size, self.begun) = (0, 0);
         Ok(())
     }
 
@@ -366,6 +372,11 @@ impl Write for Ingest {
         let n = self.file.write(buf)?;
         self.hasher.update(&buf[..n]);
         self.size += n as u64;
+        if self.size - self.begun >= WRITEBACK {
+            // Only a hint: the sync before the record is what counts.
+            corten_sys::writeback::start(self.file.as_fd(), self.begun, self.size - self.begun).ok();
+            self.begun = self.size;
+        }
         Ok(n)
     }
 

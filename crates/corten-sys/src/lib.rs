@@ -14,3 +14,4 @@ pub mod pty;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod signal;
+pub mod writeback;

@@ -364,6 +364,8 @@ fn unpack(
     io::copy(&mut source, &mut io::sink()).map_err(ImageError::Stream)?;
     drop(source);
     ingest.finish(Some((&layer.blob.digest, layer.blob.size)), &mut pins)?;
+    // Here, while other layers are still under way, rather than in the end for all.
+    images.content().sync([&layer.blob.digest])?;
     match staged {
         Some(staged) => snapshots.publish(staged?, Some(&layer.diff_id)),
         None => Ok(()),

@@ -215,12 +215,9 @@ impl Snapshots {
     pub(super) fn flush_layers(&self) -> Result<(), ImageError> {
         let unflushed: Vec<_> =
             self.infos()?.into_iter().filter_map(|(d, i)| i.filter(|i| !i.flushed).map(|i| (d, i))).collect();
-        if unflushed.is_empty() {
-            return Ok(());
-        }
-        let root = File::open(&self.inner.root).at("open", &self.inner.root)?;
-        rustix::fs::syncfs(&root).at("sync", &self.inner.root)?;
         for (dir, info) in unflushed {
+            // File by file: a sync of the whole file system would wait for everybody else's data, too.
+            sync_tree(&dir)?;
             write_info(&dir, &LayerInfo { flushed: true, ..info })?;
         }
         Ok(())
@@ -237,6 +234,24 @@ impl Snapshots {
         }
         Ok(out)
     }
+}
+
+/// What the kernel has written by itself in the meantime costs next to nothing.
+fn sync_tree(root: &Path) -> Result<(), ImageError> {
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(&dir).at("readdir", &dir)? {
+            let entry = entry.at("readdir", &dir)?;
+            let kind = entry.file_type().at("stat", entry.path())?;
+            if kind.is_dir() {
+                todo.push(entry.path());
+            } else if kind.is_file() {
+                File::open(entry.path()).and_then(|f| f.sync_data()).at("sync", entry.path())?;
+            }
+        }
+        File::open(&dir).and_then(|d| d.sync_all()).at("sync", &dir)?;
+    }
+    Ok(())
 }
 
 fn write_info(dir: &Path, info: &LayerInfo) -> Result<(), ImageError> {
