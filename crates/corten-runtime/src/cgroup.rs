@@ -4,9 +4,11 @@
 //! path alone, so that the daemon can read and clean up without asking the shim.
 
 mod devices;
+mod joins;
 mod limits;
 mod stats;
 
+pub use joins::FastJoins;
 pub use stats::{BlkioEntry, BlkioStats, CpuStats, MemoryStats, PidsStats, Stats};
 
 use std::fs::{self, File, OpenOptions};

@@ -238,3 +238,16 @@ pub fn enter_root(root: BorrowedFd<'_>) -> io::Result<()> {
     rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
     Ok(rustix::process::chdir("/")?)
 }
+
+/// Sets the flags of the kernel's one v2 control-group hierarchy (mount options such as `nsdelegate`). What is
+/// not listed is taken away. Mounted or not makes no difference: the flags belong to the hierarchy.
+///
+/// # Errors
+/// Those of fsconfig(2): `EINVAL` for a flag that the kernel does not know.
+pub fn set_cgroup2_flags(flags: &[&str]) -> io::Result<()> {
+    let context = rustix::mount::fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for flag in flags {
+        rustix::mount::fsconfig_set_flag(context.as_fd(), *flag)?;
+    }
+    Ok(rustix::mount::fsconfig_create(context.as_fd())?)
+}
