@@ -51,6 +51,9 @@ pub struct NetConfig {
     pub mtu: Option<u32>,
     /// `--ip-forward`: switch forwarding on in the host.
     pub ip_forward: bool,
+    /// `--ip-forward-no-drop`: switching forwarding on does not make the host drop what it would now forward between
+    /// links that are not containers'.
+    pub ip_forward_no_drop: bool,
     /// `--iptables` and `--ip6tables`: whether packet filter rules are made at all.
     pub firewall: bool,
     /// `--ip-masq` of the default bridge.
@@ -74,6 +77,7 @@ impl NetConfig {
             address_pools: Vec::new(),
             mtu: None,
             ip_forward: true,
+            ip_forward_no_drop: false,
             firewall: true,
             ip_masq: true,
             icc: true,

@@ -42,6 +42,8 @@ struct Inner {
     filter: Option<Mutex<Table>>,
     /// The table of an earlier daemon stays as it is until [`Net::restore`] says what belongs in it.
     waiting: AtomicBool,
+    /// Whether forwarding was off before us.
+    no_routing: bool,
     sandboxes: Sandboxes,
     dns: Dns,
 }
@@ -60,7 +62,10 @@ impl Net {
             Some(mtu) => mtu,
             None => host.default_mtu().map_err(kernel("find the default route's MTU"))?,
         };
+        let mut no_routing = false;
         if config.ip_forward {
+            no_routing =
+                !config.ip_forward_no_drop && read_setting("net/ipv4/ip_forward").is_ok_and(|v| v == "0");
             ensure_setting("net/ipv4/ip_forward", "1").map_err(kernel("switch on IP forwarding"))?;
         }
         let mut waiting = false;
@@ -69,6 +74,11 @@ impl Net {
             let mut table = Table::open(TableFamily::Inet, name).map_err(kernel("open nftables"))?;
             waiting = table.exists().map_err(kernel("look for the nft table"))?;
             table.ensure(true).map_err(kernel("make the nft table"))?;
+            let before = table.drops_by_default(plan::ROUTING).map_err(kernel("look for our chains"))?;
+            if no_routing {
+                table.commit(&plan::no_routing()).map_err(kernel("make the nft rules"))?;
+            }
+            no_routing |= before == Some(true);
             if !waiting {
                 table.commit(&plan::ruleset(&[], true)).map_err(kernel("make the nft rules"))?;
             }
@@ -91,7 +101,18 @@ impl Net {
         }
         let state = Mutex::new(State::new(config.firewall));
         let (host, waiting) = (Mutex::new(host), AtomicBool::new(waiting));
-        Ok(Self(Arc::new(Inner { config, pools, mtu, state, host, filter, waiting, sandboxes, dns })))
+        Ok(Self(Arc::new(Inner {
+            config,
+            pools,
+            mtu,
+            state,
+            host,
+            filter,
+            waiting,
+            no_routing,
+            sandboxes,
+            dns,
+        })))
     }
 
     /// Makes the default bridge network under this id, or takes over the link that is there; `None` for
@@ -273,7 +294,8 @@ impl Net {
         let Some(filter) = &self.0.filter else { return Ok(false) };
         let state = lock(&self.0.state);
         let networks: Vec<&NetworkRecord> = state.networks.values().collect();
-        let expected = plan::rule_count(&networks);
+        let routing = if self.0.no_routing { plan::no_routing() } else { Vec::new() };
+        let expected = plan::rule_count(&plan::ruleset(&networks, false)) + plan::rule_count(&routing);
         let mut table = lock(filter);
         if table.is_intact(expected).map_err(NetError::kernel("read the nft table"))? {
             return Ok(false);
@@ -346,6 +368,9 @@ impl Inner {
         let state = lock(&self.state);
         let networks: Vec<&NetworkRecord> = state.networks.values().collect();
         let mut commands = plan::ruleset(&networks, true);
+        if self.no_routing {
+            commands.extend(plan::no_routing());
+        }
         let ports: Vec<plan::Publication> =
             state.endpoints.values().flat_map(|e| state.publications(e)).collect();
         commands.extend(plan::publish(&ports));

@@ -87,8 +87,8 @@ pub(crate) struct Element {
 /// One step of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// Base chain; there already is success.
-    Chain { name: &'static str, kind: ChainKind, hook: Hook, priority: i32 },
+    /// Base chain, which accepts or drops by default; there already is success.
+    Chain { name: &'static str, kind: ChainKind, hook: Hook, priority: i32, drops: bool },
     /// Set or map; there already is success.
     Set { name: &'static str, key: &'static [Field], value: Value },
     /// Takes all rules out of a chain.
@@ -269,7 +269,7 @@ impl Table {
     fn encode(&self, batch: &mut Batch, last: &mut usize, command: &Command, id: u32) {
         let header = self.header();
         match command {
-            Command::Chain { name, kind, hook, priority } => {
+            Command::Chain { name, kind, hook, priority, drops } => {
                 *last = batch.len();
                 batch.message(NEWCHAIN, flag::CREATE, &header, |m| {
                     m.put_str(1, &self.name);
@@ -278,6 +278,7 @@ impl Table {
                         m.put_be32(1, hook_number(*hook));
                         m.put_be32(2, *priority as u32);
                     });
+                    m.put_be32(5, u32::from(!drops));
                     m.put_str(7, chain_kind(*kind));
                 });
             }

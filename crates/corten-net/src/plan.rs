@@ -6,6 +6,7 @@
 //!   published   prerouting, dstnat  (address, protocol, port) or (protocol, port) of this host → container
 //!   local       output, dstnat      the same for connections of the host itself, 127.0.0.1 included
 //!   outgoing    postrouting, srcnat masquerade what leaves a subnet, what comes from 127.0.0.1, and hairpins
+//!   routing     forward, filter     only where we switched forwarding on: drop what is neither from nor to a container
 //!   forward     forward, filter     established; same bridge; internal: nothing; published; the rest into a bridge
 //!                                   is dropped, out of a bridge accepted
 //! ```
@@ -86,9 +87,9 @@ pub(crate) fn ruleset(networks: &[&NetworkRecord], reset: bool) -> Vec<Command> 
     commands
 }
 
-/// How many rules [`ruleset`] makes.
-pub(crate) fn rule_count(networks: &[&NetworkRecord]) -> usize {
-    ruleset(networks, false).iter().filter(|c| matches!(c, Command::Rule { .. })).count()
+/// How many rules these commands make.
+pub(crate) fn rule_count(commands: &[Command]) -> usize {
+    commands.iter().filter(|c| matches!(c, Command::Rule { .. })).count()
 }
 
 /// Adds ports.
@@ -132,7 +133,7 @@ fn element(port: &Publication) -> (&'static str, Element) {
 /// Chains and sets.
 fn frame() -> Vec<Command> {
     use Field::{Ipv4, Ipv6, Link, Port, Protocol as L4};
-    let chain = |name, kind, hook, priority| Command::Chain { name, kind, hook, priority };
+    let chain = |name, kind, hook, priority| Command::Chain { name, kind, hook, priority, drops: false };
     let set = |name, key, value| Command::Set { name, key, value };
     vec![
         chain(GUARD, ChainKind::Filter, Hook::Prerouting, -300),
@@ -265,6 +266,33 @@ fn forwarding() -> Vec<Command> {
     commands
 }
 
+/// The chain that keeps the host from becoming a router.
+pub(crate) const ROUTING: &str = "routing";
+
+/// For a host that we made forward packets: it does so for containers and virtual machines, whoever's they are, and
+/// not between its other links. Docker gets there by making iptables drop everything it does not know.
+pub(crate) fn no_routing() -> Vec<Command> {
+    const KINDS: &str = "kinds";
+    let kind =
+        |meta| vec![Expr::Meta { key: meta, to: 0 }, Expr::Lookup { set: KINDS, register: 0, to: None }];
+    let kinds = ["bridge", "veth", "macvlan", "macvtap", "ipvlan", "netkit", "openvswitch", "dummy"];
+    vec![
+        Command::Chain {
+            name: ROUTING,
+            kind: ChainKind::Filter,
+            hook: Hook::Forward,
+            priority: 0,
+            drops: true,
+        },
+        Command::Set { name: KINDS, key: &[Field::Link], value: Value::Nothing },
+        Command::FlushChain { chain: ROUTING },
+        Command::FlushSet { set: KINDS },
+        Command::Add { set: KINDS, elements: kinds.iter().map(|k| member(link_key(k))).collect() },
+        rule(ROUTING, [kind(Meta::InKind), accept()]),
+        rule(ROUTING, [kind(Meta::OutKind), accept()]),
+    ]
+}
+
 /// The chain of iptables that other programs (Docker, ufw) set to drop what they do not know.
 pub(crate) const FOREIGN_CHAIN: &str = "FORWARD";
 
@@ -289,7 +317,13 @@ pub(crate) fn sandbox_dns(udp: u16, tcp: u16) -> Vec<Command> {
     const CHAIN: &str = "output";
     let address = Ipv4Addr::new(127, 0, 0, 11);
     let mut commands = vec![
-        Command::Chain { name: CHAIN, kind: ChainKind::Filter, hook: Hook::Output, priority: -310 },
+        Command::Chain {
+            name: CHAIN,
+            kind: ChainKind::Filter,
+            hook: Hook::Output,
+            priority: -310,
+            drops: false,
+        },
         Command::FlushChain { chain: CHAIN },
     ];
     // (protocol, port of ours, offset of the checksum in the transport header)

@@ -30,6 +30,9 @@ pub(crate) enum Meta {
     NetworkProtocol = 15,
     /// TCP, UDP, SCTP, …
     Protocol = 16,
+    /// `bridge`, `veth`, …; hardware has none.
+    InKind = 26,
+    OutKind = 27,
 }
 
 /// Where an offset into the packet counts from.

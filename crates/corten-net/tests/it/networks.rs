@@ -300,3 +300,49 @@ fn a_forward_chain_that_drops_lets_us_pass() {
         assert_eq!(sh("iptables -S FORWARD"), "-P FORWARD DROP\n");
     });
 }
+
+/// Switching forwarding on must not turn the host into a router between its other links.
+#[test]
+fn the_host_does_not_become_a_router() {
+    isolated("networks::the_host_does_not_become_a_router", || {
+        let sides = [("left", "10.1.0", 5), ("right", "10.2.0", 6)].map(|(name, net, id)| {
+            let ns = netns::create().unwrap();
+            netns::pin(&ns, std::path::Path::new(&format!("/run/{name}"))).unwrap();
+            sh(&format!("ip link add {name} type veth peer name up0 && ip link set up0 netns /run/{name}"));
+            // Tunnels stand for hardware here: neither is a container's kind of link.
+            let tunnel = |link: &str, own: &str, other: &str| {
+                format!(
+                    "ip addr add {net}.{own}/25 dev {link} && ip link set {link} up && ip link add t{link} type vxlan \
+                     id {id} remote {net}.{other} dstport 4789 dev {link} && ip addr add {net}.20{own}/25 dev t{link} && \
+                     ip link set t{link} up"
+                )
+            };
+            sh(&tunnel(name, "1", "2"));
+            sh_in(&ns, &tunnel("up0", "2", "1"));
+            sh_in(&ns, &format!("ip route add default via {net}.201"));
+            serve(&ns, "0.0.0.0:80");
+            ns
+        });
+        let mut open_config = config("open");
+        open_config.ip_forward_no_drop = true;
+        open_config.bridge = None;
+        let (net, bridge) = open();
+        assert_eq!(ask(Some(&sides[0]), "10.2.0.202:80"), None);
+        let c = container(&net, &bridge, "c", |_| {});
+        assert_eq!(ask(Some(&c.ns), "10.2.0.202:80").as_deref(), Some("10.2.0.201"));
+        assert!(!net.verify().unwrap());
+        net.ensure_no_sandbox(&c.id).unwrap();
+        drop(net);
+        // The next daemon finds forwarding on, and keeps what the first one made.
+        let net = Net::open(config("test")).unwrap();
+        net.ensure_default_network(bridge.id).unwrap();
+        net.restore(&[], &[], &[]).unwrap();
+        assert!(!net.verify().unwrap());
+        assert_eq!(ask(Some(&sides[0]), "10.2.0.202:80"), None);
+        net.retire().unwrap();
+        drop(net);
+        sh("sysctl -qw net.ipv4.ip_forward=0");
+        let _net = Net::open(open_config).unwrap();
+        assert!(ask(Some(&sides[0]), "10.2.0.202:80").is_some());
+    });
+}
