@@ -71,7 +71,7 @@ impl Fixture {
             args: args.iter().map(ToString::to_string).collect(),
             env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()],
             hostname: "box".into(),
-            cgroup_path: format!("/corten-test/{id}").into(),
+            cgroup_path: format!("/corten-test-{id}").into(),
             ..SpecInput::default()
         };
         input.namespaces.cgroup = Ns::Host;
@@ -157,8 +157,19 @@ impl Fixture {
         (out, err)
     }
 
+    /// Waits until the container has written this.
+    pub(crate) fn wait_for(&self, text: &str) {
+        for _ in 0..20_000 {
+            if self.logs().0.contains(text) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("{text:?} was not written");
+    }
+
     pub(crate) fn cgroup(&self) -> Cgroup {
-        Cgroup::at(format!("/corten-test/{}", self.id).as_ref()).unwrap()
+        Cgroup::at(format!("/corten-test-{}", self.id).as_ref()).unwrap()
     }
 }
 

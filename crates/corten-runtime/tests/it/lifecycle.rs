@@ -27,7 +27,9 @@ fn failures_have_dockers_words_and_leave_nothing() {
         assert_eq!(fault.message, format!("{lead}{text}"));
         assert_eq!((fault.exit_code, fault.kind), (code, corten_base::Kind::InvalidArgument));
         assert!(b.cgroup().pids().is_empty());
-        assert!(!std::path::Path::new("/sys/fs/cgroup/memory/corten-test").join(&b.id).exists());
+        assert!(
+            !std::path::Path::new("/sys/fs/cgroup/memory").join(format!("corten-test-{}", b.id)).exists()
+        );
     }
     let mut b = Fixture::new(&["true"]);
     b.bootstrap.user = Some(UserSpec { user: "nobody-here".into(), group_add: vec![] });
@@ -121,7 +123,11 @@ fn the_shim_outlives_its_daemon() {
     if !privileged() {
         return;
     }
-    let b = Fixture::new(&["sh", "-c", "trap 'echo bye; exit 7' TERM; while true; do sleep 0.02; done"]);
+    let b = Fixture::new(&[
+        "sh",
+        "-c",
+        "trap 'echo bye; exit 7' TERM; echo ready; while true; do sleep 0.02; done",
+    ]);
     let (shim, started) = b.start().unwrap();
     drop(shim);
     let (again, state) = loop {
@@ -131,11 +137,12 @@ fn the_shim_outlives_its_daemon() {
         }
     };
     assert_eq!((state.started, state.exit), (started, None));
+    b.wait_for("ready");
     again.kill(15, false).unwrap();
     assert_eq!(b.exit().code, 7);
     let record = std::fs::read(b.bootstrap.dir.join(EXIT_NAME)).unwrap();
     assert_eq!(serde_json::from_slice::<Exit>(&record).unwrap().code, 7);
-    assert_eq!(b.logs().0, "bye\n");
+    assert_eq!(b.logs().0, "ready\nbye\n");
     // Not acknowledged yet: a later daemon still hears of it.
     let (third, state) = b.connect().unwrap();
     assert_eq!(state.exit.unwrap().code, 7);
