@@ -430,3 +430,6 @@ impl Build<'_> {
         (self.say)(BuildEvent::Stream(text));
     }
 }
+
+#[cfg(test)]
+mod tests;
