@@ -125,7 +125,7 @@ pub(crate) fn glob(root: BorrowedFd<'_>, pattern: &str) -> Result<Vec<String>, B
             continue;
         }
         // A leading `!` would turn the pattern round.
-        let escaped = if part.starts_with('!') { format!("[!]{}", &part[1..]) } else { part.to_owned() };
+        let escaped = part.strip_prefix('!').map_or_else(|| part.to_owned(), |rest| format!("[!]{rest}"));
         let matcher =
             Ignore::from_patterns([escaped.as_str()]).map_err(|e| BuildError::invalid(e.to_string()))?;
         for base in &found {

@@ -25,11 +25,14 @@ use crate::error::{RegistryError, TransportError, errno_text};
 /// Longest answer to `CONNECT` that we read.
 const PROXY_ANSWER_LIMIT: usize = 8 << 10;
 
+/// TLS settings by authority and whether certificates are verified.
+type TlsConfigs = HashMap<(String, bool), Arc<rustls::ClientConfig>>;
+
 /// The connector; clones share the TLS settings.
 #[derive(Clone)]
 pub(crate) struct Connector {
     config: Arc<ClientConfig>,
-    tls: Arc<Mutex<HashMap<(String, bool), Arc<rustls::ClientConfig>>>>,
+    tls: Arc<Mutex<TlsConfigs>>,
 }
 
 impl Connector {

@@ -4,9 +4,11 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::error::{RegistryError, TransportError};
@@ -32,8 +34,15 @@ pub(crate) fn client_config(
         .map_err(|e| config(e.to_string()))?;
     let builder = if verify {
         let mut roots = system_roots().clone();
-        roots.add_parsable_certificates(host.roots);
-        builder.with_root_certificates(roots)
+        roots.add_parsable_certificates(host.roots.iter().cloned());
+        if host.roots.is_empty() {
+            builder.with_root_certificates(roots)
+        } else {
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+            let usual = verifier.map_err(|e| self::config(e.to_string()))?;
+            let pinned = Pinned { usual, certificates: host.roots };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
+        }
     } else {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny))
     };
@@ -162,6 +171,59 @@ pub(crate) fn handshake_error(e: &io::Error, host: &str) -> TransportError {
         }),
         rustls::Error::AlertReceived(alert) => TransportError::Tls(format!("{alert:?}")),
         other => TransportError::Tls(other.to_string()),
+    }
+}
+
+/// COMPAT: registries are often given one self-signed certificate that is put into `certs.d` as it is. It says of
+/// itself that it is an authority, which webpki does not accept of a server; Go does. Being exactly the
+/// certificate that the administrator trusts for this host, and valid for its name, is enough.
+#[derive(Debug)]
+struct Pinned {
+    usual: Arc<WebPkiServerVerifier>,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let usual = self.usual.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        let is_pinned = self.certificates.iter().any(|c| c.as_ref() == end_entity.as_ref());
+        match usual {
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_))) if is_pinned => {
+                let parsed = ParsedCertificate::try_from(end_entity)?;
+                rustls::client::verify_server_name(&parsed, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
     }
 }
 
