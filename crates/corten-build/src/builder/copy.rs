@@ -132,7 +132,7 @@ impl Build<'_> {
     fn image_root(&mut self, image: &Image) -> Result<Files, BuildError> {
         let snapshots = self.inner.images.snapshots().clone();
         let id = corten_base::Id::random();
-        let overlay = snapshots.prepare_on(id.as_str(), &image.layers())?;
+        let overlay = snapshots.prepare_files(id.as_str(), &image.layers())?;
         match snapshots.mount_detached(&overlay, true) {
             Ok(fd) => Ok(Files { fd, snapshot: Some((snapshots, id)) }),
             Err(e) => {

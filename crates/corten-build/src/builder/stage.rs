@@ -222,7 +222,7 @@ impl Build<'_> {
         let images = &self.inner.images;
         let id = corten_base::Id::random();
         let result = (|| {
-            let overlay = images.snapshots().prepare_on(id.as_str(), layers)?;
+            let overlay = images.snapshots().prepare_files(id.as_str(), layers)?;
             let root = images.snapshots().mount_detached(&overlay, false)?;
             change(root.as_fd())?;
             // The mount goes before its upper directory is taken.
