@@ -28,12 +28,12 @@ pub struct JsonMessage {
     /// Short id of the layer.
     #[serde(skip_serializing_if = "is_default")]
     pub id: String,
+    /// Same text as in the detail, for old clients; before it, as the reference engine writes it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub error: String,
     /// Last message of a stream that failed.
     #[serde(rename = "errorDetail", skip_serializing_if = "Option::is_none")]
     pub error_detail: Option<ErrorDetail>,
-    /// Same text again, for old clients.
-    #[serde(skip_serializing_if = "is_default")]
-    pub error: String,
     /// What programs want to know (`{"ID": …}`, `{"Tag", "Digest", "Size"}`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aux: Option<serde_json::Value>,
