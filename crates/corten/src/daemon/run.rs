@@ -91,6 +91,10 @@ fn serve(runtime: &Runtime, config: Config, args: &[OsString], begin: Instant) -
             () = services.engine.shutdown() => {}
             () = again => tracing::warn!("told twice: not waiting any longer"),
         }
+        let images = services.images.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || images.close()).await {
+            tracing::warn!(%error, "layers are not on disk; after a power cut they would be unpacked again");
+        }
     });
     Ok(())
 }
