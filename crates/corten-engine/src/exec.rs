@@ -49,9 +49,9 @@ impl ExecEntry {
         Self { id, container, request, keys, state: watch::channel(ExecState::Created).0 }
     }
 
-    /// COMPAT: inspect of a container lists execs that are yet to run, run, or could not be started.
+    /// COMPAT: inspect of a container lists execs that are yet to run or run.
     pub(crate) fn listed(&self) -> bool {
-        !matches!(*self.state.borrow(), ExecState::Ended { .. })
+        !matches!(*self.state.borrow(), ExecState::Ended { .. } | ExecState::Failed { .. })
     }
 
     /// The shim reports its end.

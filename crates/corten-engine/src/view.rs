@@ -308,9 +308,7 @@ impl ContainerView {
         let networks = self.networks();
         let sandboxed = self.is_running() && !self.endpoints.is_empty();
         let mut settings = NetworkSettings {
-            // COMPAT: the sandbox's id is a random one in Docker, and its key ends in the id's first 12 digits. Ours
-            // derives from the container, so that nothing has to be remembered.
-            sandbox_id: if sandboxed { self.record.id.to_string() } else { String::new() },
+            sandbox_id: if sandboxed { corten_net::sandbox_id(&self.record.id) } else { String::new() },
             sandbox_key: if sandboxed { paths.sandbox.display().to_string() } else { String::new() },
             ports: self.ports(),
             ..NetworkSettings::default()

@@ -185,6 +185,14 @@ pub struct EndpointRecord {
     pub ports: Vec<PortRecord>,
 }
 
+/// The id of a container's sandbox (`NetworkSettings.SandboxID`): the container's, turned by twelve digits, so that it
+/// is another one and needs not be remembered.
+#[must_use]
+pub fn sandbox_id(container: &Id) -> String {
+    let (head, tail) = container.as_str().split_at(12);
+    format!("{tail}{head}")
+}
+
 /// A container's network namespace as the engine wants it.
 #[derive(Debug, Clone)]
 pub struct SandboxSpec {

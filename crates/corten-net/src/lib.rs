@@ -8,7 +8,7 @@
 //! |---|---|
 //! | bridge | `br-<12 digits of the network id>`, `docker0` |
 //! | host side of a container's link | `veth<7 digits of the endpoint id>` |
-//! | namespace | `<exec-root>/netns/<12 digits of the container id>` |
+//! | namespace | `<exec-root>/netns/<12 digits of the sandbox id>` |
 //! | nft table | `inet corten-<instance>` |
 //!
 //! # Order of calls
@@ -44,7 +44,7 @@ mod state;
 pub use config::{AddressPool, DefaultBridge, NetConfig};
 pub use endpoint::{
     EndpointRecord, EndpointSpec, InterfaceStats, InvalidMac, Mac, PortRecord, PortSpec, Protocol,
-    SandboxSpec, Upstream,
+    SandboxSpec, Upstream, sandbox_id,
 };
 pub use error::{NetError, PortError};
 pub use net::Net;

@@ -84,7 +84,7 @@ impl Sandboxes {
 
     /// Where the namespace of a container is.
     pub(crate) fn path(&self, container: &Id) -> PathBuf {
-        self.directory.join(container.short())
+        self.directory.join(&crate::sandbox_id(container)[..12])
     }
 
     /// Makes the namespace of a container unless it exists.

@@ -125,7 +125,7 @@ fn fill(stats: &mut Stats, used: cgroup::Stats, v2: bool) {
     stats.memory_stats = MemoryStats {
         usage: used.memory.usage,
         max_usage: if v2 { 0 } else { used.memory.max_usage },
-        stats: used.memory.details,
+        stats: used.memory.details.into_iter().filter(|(name, _)| v2 || counted(name)).collect(),
         failcnt: used.memory.failcnt,
         limit,
     };
@@ -139,6 +139,29 @@ fn fill(stats: &mut Stats, used: cgroup::Stats, v2: bool) {
         io_time_recursive: uncounted.clone(),
         sectors_recursive: uncounted,
     };
+}
+
+/// COMPAT: the fields of v1's memory.stat that the reference engine knows.
+fn counted(name: &str) -> bool {
+    const FIELDS: &[&str] = &[
+        "cache",
+        "rss",
+        "rss_huge",
+        "mapped_file",
+        "dirty",
+        "writeback",
+        "pgpgin",
+        "pgpgout",
+        "pgfault",
+        "pgmajfault",
+        "inactive_anon",
+        "active_anon",
+        "inactive_file",
+        "active_file",
+        "unevictable",
+    ];
+    matches!(name, "hierarchical_memory_limit" | "hierarchical_memsw_limit")
+        || FIELDS.contains(&name.strip_prefix("total_").unwrap_or(name))
 }
 
 /// CPU time of the whole host in nanoseconds, and its CPUs.

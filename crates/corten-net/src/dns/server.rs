@@ -308,7 +308,7 @@ impl Server {
     }
 
     fn open_inside<T>(&self, container: &Id, open: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let ns = netns::open(&self.directory.join(container.short()))?;
+        let ns = netns::open(&self.directory.join(&crate::sandbox_id(container)[..12]))?;
         netns::enter(ns.as_fd())?;
         let opened = open();
         netns::enter(self.home.as_fd())?;

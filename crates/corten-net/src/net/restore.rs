@@ -8,6 +8,7 @@ use corten_sys::netns;
 
 use super::{Net, link, lock};
 use crate::dns::Listener;
+use crate::endpoint::sandbox_id;
 use crate::endpoint::{EndpointRecord, SandboxSpec};
 use crate::error::NetError;
 use crate::network::NetworkRecord;
@@ -77,7 +78,8 @@ impl Net {
     fn sweep(&self) -> Result<(), NetError> {
         let (containers, host_links, links) = {
             let state = lock(&self.0.state);
-            let containers: Vec<String> = state.sandboxes.keys().map(|id| id.short().to_owned()).collect();
+            let containers: Vec<String> =
+                state.sandboxes.keys().map(|id| sandbox_id(id)[..12].to_owned()).collect();
             let host_links: Vec<String> = state.endpoints.values().map(|e| e.host_link.clone()).collect();
             let links: Vec<String> = state.networks.values().map(|n| n.settings.link.clone()).collect();
             (containers, host_links, links)
