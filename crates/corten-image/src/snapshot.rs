@@ -223,7 +223,7 @@ impl Snapshots {
     /// The directory cannot be read.
     pub fn usage(&self, id: &str) -> Result<u64, ImageError> {
         let upper = self.rw(id)?.join("fs");
-        if upper.is_dir() { tree_size(&upper) } else { Ok(0) }
+        if upper.is_dir() { disk_size(&upper) } else { Ok(0) }
     }
 
     /// Bytes of the image's unpacked layers; plus `usage` it is `SizeRootFs`.
@@ -296,6 +296,27 @@ fn mount(overlay: &Overlay, read_only: bool) -> rustix::io::Result<OwnedFd> {
         FsMountFlags::FSMOUNT_CLOEXEC,
         attributes | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID,
     )
+}
+
+/// Bytes that a tree occupies on disk, directories and the root itself included, as the reference engine counts a
+/// writable layer; hard links count once.
+fn disk_size(root: &Path) -> Result<u64, ImageError> {
+    let mut seen = std::collections::HashSet::new();
+    let mut total = std::fs::symlink_metadata(root).at("stat", root)?.blocks() * 512;
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        // What goes away while we count is not counted.
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() {
+                todo.push(entry.path());
+            }
+            if meta.is_dir() || meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino())) {
+                total += meta.blocks() * 512;
+            }
+        }
+    }
+    Ok(total)
 }
 
 /// Bytes of the files in a tree; hard links count once.
