@@ -306,7 +306,9 @@ struct Build<'a> {
 impl Build<'_> {
     fn run(mut self, file: &Dockerfile) -> Result<Arc<Image>, BuildError> {
         let built = self.stages(file);
-        let remove = if built.is_ok() { self.request.rm } else { self.request.force_rm };
+        // COMPAT: a container of a build that was given up goes in any case; one that failed is for looking at.
+        let cancelled = built.as_ref().is_err_and(|e| e.kind() == corten_base::Kind::Cancelled);
+        let remove = if built.is_ok() { self.request.rm } else { self.request.force_rm || cancelled };
         if remove {
             for id in std::mem::take(&mut self.kept) {
                 self.remove_container(&id);

@@ -451,3 +451,63 @@ fn mounts_quiet_and_scratch() {
     assert_eq!(image.labels().get("q").map(String::as_str), Some("r'$x"));
     assert!(scratch.said.contains("Step 4/4 : LABEL \"q\"='r'$x'\n"), "{}", scratch.said);
 }
+
+#[test]
+fn links_lead_nowhere_outside() {
+    let Some(bench) = bench() else { return };
+    let outside = bench.dir.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("secret"), "secret").unwrap();
+    let link = format!("-> {}", outside.display());
+    let climbing = format!("-> ../../../../../../../..{}", outside.display());
+    let files = |dockerfile: &'static str| {
+        [
+            ("Dockerfile", dockerfile),
+            ("a", "A"),
+            ("esc", link.as_str()),
+            ("climb", climbing.as_str()),
+            ("evil/out", link.as_str()),
+        ]
+    };
+    // Links of the context are resolved within the context, and there is no such thing there.
+    for source in ["COPY esc /x", "COPY esc/secret /x", "COPY climb/secret /x", "ADD esc/secret /x"] {
+        let file: &'static str = Box::leak(format!("FROM base:1\n{source}\n").into_boxed_str());
+        let failed = bench.build(&files(file), |_| {});
+        assert!(failed.error().contains("file does not exist"), "{source}: {}", failed.error());
+    }
+    let bind = "FROM base:1\nRUN --mount=type=bind,source=esc,target=/m cat /m/secret\n";
+    assert!(bench.build(&files(bind), |_| {}).error().contains("not found"));
+    // Links of the image are resolved within the image: what is copied through them stays in it.
+    let into = "FROM base:1\nCOPY evil /\nCOPY a /out/made\nWORKDIR /out/dir\n";
+    let made = bench.build(&files(into), |_| {});
+    assert_eq!(
+        bench.file(made.result.as_ref().unwrap_or_else(|_| panic!("{}", made.error())), "/out/made"),
+        "A"
+    );
+    let names: Vec<_> = std::fs::read_dir(&outside).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["secret"], "something was written outside");
+}
+
+/// CVE-2024-24557: an image that claims in its history to be the result of a step is no cache hit.
+#[test]
+fn claims_of_images_are_not_believed() {
+    let Some(bench) = bench() else { return };
+    let base = bench.images.resolve("base:1").unwrap();
+    let mut config = (*base.config).clone();
+    config.history.push(corten_wire::oci_image::History {
+        created_by: "/bin/sh -c write /f good".into(),
+        empty_layer: true,
+        ..Default::default()
+    });
+    config.config.labels = Some([("poisoned".to_owned(), "yes".to_owned())].into());
+    let claim = corten_image::NewImage {
+        config,
+        layers: base.layers(),
+        parent: Some(base.id.clone()),
+        references: vec!["poison:1".parse().unwrap()],
+    };
+    bench.images.create_image(claim).unwrap();
+    let built = bench.build(&[("Dockerfile", "FROM base:1\nRUN write /f good\n")], |_| {});
+    assert!(!built.said.contains("Using cache"), "{}", built.said);
+    assert!(!built.result.unwrap().labels().contains_key("poisoned"));
+}

@@ -69,26 +69,47 @@ pub(crate) fn is_dir(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-/// Makes a directory and what leads to it; new ones belong to `owner`. Says whether anything was made.
-pub(crate) fn make_dirs(root: BorrowedFd<'_>, path: &str, owner: (u32, u32)) -> io::Result<bool> {
-    let mut made = false;
+/// Makes a directory and what leads to it; new ones belong to `owner`. A link on the way that leads to nothing is
+/// followed within the root, and what it names is made (`/var/run -> /run` in an image without `/run`).
+pub(crate) fn make_dirs(root: BorrowedFd<'_>, path: &str, owner: (u32, u32)) -> io::Result<()> {
+    make_dirs_through(root, path, owner, 0)
+}
+
+/// Links followed on the way to one directory, as in the kernel.
+const LINKS: usize = 40;
+
+fn make_dirs_through(root: BorrowedFd<'_>, path: &str, owner: (u32, u32), links: usize) -> io::Result<()> {
     let mut end = 0;
     let mut parent = open(root, "", DIR)?;
     for part in path.split('/').filter(|p| !p.is_empty()) {
+        let before = &path[..end];
         end = if end == 0 { part.len() } else { end + 1 + part.len() };
         parent = match open(root, &path[..end], DIR) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755))?;
-                let new = rustix::fs::openat(&parent, part, DIR | OFlags::NOFOLLOW, Mode::empty())?;
-                rustix::fs::fchmod(&new, Mode::from_raw_mode(0o755))?;
-                own(new.as_fd(), owner)?;
-                made = true;
-                new
+                match rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755)) {
+                    Ok(()) => {
+                        let new = rustix::fs::openat(&parent, part, DIR | OFlags::NOFOLLOW, Mode::empty())?;
+                        rustix::fs::fchmod(&new, Mode::from_raw_mode(0o755))?;
+                        own(new.as_fd(), owner)?;
+                        new
+                    }
+                    Err(Errno::EXIST) if links < LINKS => {
+                        let link = rustix::fs::readlinkat(&parent, part, Vec::new())?;
+                        let link = link.to_str().map_err(io::Error::other)?;
+                        let target =
+                            if link.starts_with('/') { link.to_owned() } else { format!("{before}/{link}") };
+                        // A root's `..` is the root.
+                        let target = crate::config::join("/", &target);
+                        make_dirs_through(root, target.trim_start_matches('/'), owner, links + 1)?;
+                        open(root, &path[..end], DIR)?
+                    }
+                    Err(e) => return Err(e.into()),
+                }
             }
             other => other?,
         };
     }
-    Ok(made)
+    Ok(())
 }
 
 fn own(fd: BorrowedFd<'_>, owner: (u32, u32)) -> io::Result<()> {
