@@ -191,8 +191,10 @@ fn parameters(cli: &Cli, flags: &Flags) -> Result<Query> {
     ] {
         query = query.with_flag(key, flags.on(name));
     }
+    if !flags.on("rm") {
+        query = query.with("rm", "0");
+    }
     let query = query
-        .with("rm", if flags.on("rm") { "1" } else { "0" })
         .with("networkmode", flags.text("network"))
         .with("version", "1")
         .with_text("platform", &cli.platform(flags))

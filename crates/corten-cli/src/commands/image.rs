@@ -329,7 +329,7 @@ async fn push(cli: &Cli, flags: &Flags) -> Result {
         query = query.with("platform", platform_json(platform)?);
     }
     let auth = registry::auth_header(cli, &reference);
-    let stream = cli.client()?.image_push(&reference.familiar_name(), query, &auth).await?;
+    let stream = cli.client()?.image_push(&reference.name(), query, &auth).await?;
     let target = if quiet { Target::Nowhere } else { Target::Stdout };
     progress::show(stream, target, &mut |_| {}).await?;
     if quiet { cli.line(&reference.to_string()) } else { Ok(()) }
@@ -371,7 +371,7 @@ async fn tag(cli: &Cli, flags: &Flags) -> Result {
         return Err(fail("refusing to create a tag with a digest reference", 1));
     }
     let target = target.or_latest();
-    Ok(cli.client()?.image_tag(&source, &target.familiar_name(), target.tag().unwrap_or_default()).await?)
+    Ok(cli.client()?.image_tag(&source, &target.name(), target.tag().unwrap_or_default()).await?)
 }
 
 async fn remove(cli: &Cli, flags: &Flags) -> Result {
@@ -517,17 +517,13 @@ async fn load(cli: &Cli, flags: &Flags) -> Result {
 
 async fn import(cli: &Cli, flags: &Flags) -> Result {
     let (source, reference) = (flags.arg(0), flags.arg(1));
-    let (mut repo, mut tag) = (String::new(), String::new());
     if !reference.is_empty() {
-        let parsed = registry::reference(&reference)?;
-        repo = parsed.familiar_name();
-        tag = parsed.tag().unwrap_or_default().to_owned();
+        registry::reference(&reference)?;
     }
     let url = source.starts_with("http://") || source.starts_with("https://");
     let mut query = Query::new()
         .with("fromSrc", if url { source.as_str() } else { "-" })
-        .with_text("repo", &repo)
-        .with_text("tag", &tag)
+        .with_text("repo", &reference)
         .with_text("message", flags.text("message"))
         .with_text("platform", &cli.platform(flags));
     for change in flags.list("change") {

@@ -29,6 +29,7 @@ pub(super) async fn exec(cli: &Cli, flags: &Flags) -> Result {
         "AttachStdout": !detach,
         "AttachStderr": !detach,
         "DetachKeys": keys,
+        "Detach": detach,
         "Env": env,
         "WorkingDir": flags.text("workdir"),
         "Cmd": command,

@@ -34,7 +34,8 @@ pub(crate) fn networks(flags: &Flags) -> Result<Networks, String> {
         ));
     }
     let mode = given[0].0.clone();
-    flag_settings(flags, &mut given[0].1)?;
+    let links = user_defined(&given[0].0);
+    flag_settings(flags, &mut given[0].1, links)?;
     let mut endpoints = Map::new();
     for (name, settings) in given {
         if settings.contains_key("Aliases") && !user_defined(&name) {
@@ -49,7 +50,11 @@ pub(crate) fn networks(flags: &Flags) -> Result<Networks, String> {
 }
 
 /// Adds the single flags to the first network's settings.
-fn flag_settings(flags: &Flags, settings: &mut Map<String, Value>) -> Result<(), String> {
+fn flag_settings(
+    flags: &Flags,
+    settings: &mut Map<String, Value>,
+    first_is_user_defined: bool,
+) -> Result<(), String> {
     let conflict = |name: &str, there: bool| {
         if there {
             Err(format!("conflicting options: cannot specify both --{name} and per-network {name}"))
@@ -75,7 +80,7 @@ fn flag_settings(flags: &Flags, settings: &mut Map<String, Value>) -> Result<(),
         conflict("network-alias", settings.contains_key("Aliases"))?;
         settings.insert("Aliases".into(), json!(flags.list("network-alias")));
     }
-    if !flags.list("link").is_empty() {
+    if !flags.list("link").is_empty() && first_is_user_defined {
         settings.insert("Links".into(), json!(flags.list("link")));
     }
     if flags.changed("mac-address") {

@@ -219,7 +219,7 @@ pub(super) async fn commit(cli: &Cli, flags: &Flags) -> Result {
         if parsed.digest().is_some() {
             return Err(fail("refusing to create a tag with a digest reference", 1));
         }
-        repo = parsed.familiar_name();
+        repo = parsed.name();
         tag = parsed.or_latest().tag().unwrap_or_default().to_owned();
     }
     let pause = flags.on("pause") && !flags.on("no-pause");

@@ -397,8 +397,8 @@ fn host_config(
         "VolumeDriver": flags.text("volume-driver"),
         "VolumesFrom": list("volumes-from"),
         "ConsoleSize": console_size(flags),
-        "CapAdd": list("cap-add"),
-        "CapDrop": list("cap-drop"),
+        "CapAdd": null_if_empty(capabilities(&flags.list("cap-add"))),
+        "CapDrop": null_if_empty(capabilities(&flags.list("cap-drop"))),
         "CgroupnsMode": flags.text("cgroupns"),
         "Dns": flags.list("dns"),
         "DnsOptions": flags.list("dns-option"),
@@ -444,7 +444,9 @@ fn host_config(
     resources(flags, &mut out);
     out["Devices"] = json!(devices);
     out["DeviceRequests"] = if requests.is_empty() { Value::Null } else { json!(requests) };
-    out["Ulimits"] = json!(ulimits?);
+    let mut ulimits = ulimits?;
+    ulimits.sort_by_key(|u| u["Name"].as_str().map(str::to_owned));
+    out["Ulimits"] = json!(ulimits);
     Ok(out)
 }
 
@@ -454,6 +456,23 @@ fn console_size(flags: &Flags) -> Value {
         Some((rows, columns)) if flags.on("tty") => json!([rows, columns]),
         _ => json!([0, 0]),
     }
+}
+
+/// Names with their prefix, each once, in order; `ALL` alone where it is among them.
+fn capabilities(given: &[String]) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for name in given {
+        let upper = name.trim().to_uppercase();
+        if upper == "ALL" || upper == "CAP_ALL" {
+            return vec!["ALL".into()];
+        }
+        let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+        if !out.contains(&full) {
+            out.push(full);
+        }
+    }
+    out.sort();
+    out
 }
 
 fn null_if_empty<T: serde::Serialize>(list: Vec<T>) -> Value {

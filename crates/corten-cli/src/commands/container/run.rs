@@ -312,7 +312,7 @@ pub(crate) async fn pull(cli: &Cli, reference: &Reference, platform: &str, targe
         None => reference.tag().unwrap_or_default().to_owned(),
     };
     let query = Query::new()
-        .with("fromImage", reference.familiar_name())
+        .with("fromImage", reference.name())
         .with_text("tag", &tag)
         .with_text("platform", platform);
     let stream = cli.client()?.image_pull(query, &registry::auth_header(cli, reference)).await?;
