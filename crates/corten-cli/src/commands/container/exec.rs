@@ -55,8 +55,7 @@ pub(super) async fn exec(cli: &Cli, flags: &Flags) -> Result {
     let _resizer = (tty && term::stdout_is_tty()).then(|| resize_exec(cli, id));
     let session = Session { tty, stdin, detach_keys: &keys, stdout: true, stderr: true };
     if streams::run(cli, stream, &session).await? == End::Detached {
-        cli.warn("read escape sequence");
-        return Ok(());
+        return Err(fail("read escape sequence", 1));
     }
     match client.exec_inspect(id).await?["ExitCode"].as_i64().unwrap_or(0) {
         0 => Ok(()),

@@ -346,13 +346,16 @@ pub(super) async fn attach(cli: &Cli, flags: &Flags) -> Result {
     let (wait, stream) =
         tokio::try_join!(client.container_wait(&id, ""), client.container_attach(&id, &options))?;
     let _forwarder = (flags.on("sig-proxy") && !tty).then(|| forward(cli, &id, streams::signals()));
+    if tty && let Some((rows, columns)) = term::size() {
+        // A prompt is drawn again only when the size changes: change it, the resizer then sets the real one.
+        let query = Query::new().with("h", (rows + 1).to_string()).with("w", (columns + 1).to_string());
+        client.container_action(&id, "resize", query).await.ok();
+    }
     let _resizer = (tty && term::stdout_is_tty()).then(|| resize(cli, &id, false));
     let session = Session { tty, stdin, detach_keys: &keys, stdout: true, stderr: true };
     match streams::run(cli, stream, &session).await? {
-        End::Detached => {
-            cli.warn("read escape sequence");
-            Ok(())
-        }
+        // COMPAT: leaving an attach is an error of docker's, leaving a run is none.
+        End::Detached => Err(fail("read escape sequence", 1)),
         End::Closed => finish(wait).await,
     }
 }
