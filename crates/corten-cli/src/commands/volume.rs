@@ -106,7 +106,7 @@ pub(super) fn row(v: &Value) -> Row {
     let field = |name: &str| text(v[name].as_str().unwrap_or_default());
     let usage = &v["UsageData"];
     #[expect(clippy::cast_precision_loss, reason = "for display")]
-    let size = usage["Size"].as_i64().filter(|s| *s >= 0).map(|s| corten_base::units::human_size(s as f64));
+    let size = usage["Size"].as_i64().map(|s| corten_base::units::human_size(s as f64));
     Row::from([
         ("Driver", field("Driver")),
         ("Name", field("Name")),

@@ -122,9 +122,17 @@ pub(crate) fn row(c: &Value, no_trunc: bool) -> Row {
         ("Mounts", text(mounts.map(mount_name).collect::<Vec<_>>().join(","))),
         ("LocalVolumes", text(local.to_string())),
         ("Networks", text(networks.join(","))),
-        ("Platform", Cell::Nil),
+        ("Platform", platform(&c["ImageManifestDescriptor"]["platform"])),
         ("Label", label_method(&c["Labels"])),
     ])
+}
+
+/// The platform of a container's image, if the engine knows it: an object, as docker has it.
+fn platform(value: &Value) -> Cell {
+    let members = value.as_object().into_iter().flatten();
+    let pairs: std::collections::BTreeMap<std::sync::Arc<str>, Cell> =
+        members.filter_map(|(k, v)| Some((std::sync::Arc::from(k.as_str()), text(v.as_str()?)))).collect();
+    if pairs.is_empty() { Cell::Nil } else { Cell::Map(std::sync::Arc::new(pairs)) }
 }
 
 /// The first twelve digits of an id.
