@@ -82,11 +82,6 @@ static CHANGES: &[Change] = &[
     },
     Change {
         version: v(52),
-        routes: &["/containers/{name}/stats"],
-        what: What::Response(|stats| remove(stats, &["os_type"])),
-    },
-    Change {
-        version: v(52),
         routes: &["/containers/json"],
         what: What::Response(|list| each(list, |c| remove(c, &["Health"]))),
     },

@@ -53,6 +53,16 @@ pub(crate) fn json_line<T: Serialize>(value: &T, end: &[u8]) -> io::Result<Bytes
     Ok(text.into())
 }
 
+/// The answer of a failed attach: the status, and the text as the client's terminal shows it.
+pub(crate) fn refused(error: &ApiError) -> Response {
+    let mut response = http::Response::new(full(format!("{}\r\n", error.message)));
+    *response.status_mut() = error.status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(corten_wire::api::stream::RAW_STREAM));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 /// Answers `101 UPGRADED` and hands the connection to `serve`. Without `Upgrade` in the request the head becomes
 /// the old `200 OK` on its way out (see `edge_io`).
 pub(crate) fn hijack<F: Future<Output = io::Result<()>> + Send + 'static>(

@@ -93,7 +93,11 @@ fn attach_spec(q: &Query) -> Result<AttachSpec, ApiError> {
 }
 
 pub(crate) async fn attach(call: Call) -> Answer {
-    let container = call.services.engine.find(call.name())?;
+    // COMPAT: the reference engine has taken the connection over by the time it finds out.
+    let container = match call.services.engine.find(call.name()) {
+        Ok(container) => container,
+        Err(error) => return Ok(stream::refused(&ApiError::from(error))),
+    };
     let attached = container.attach(attach_spec(&call.query)?).await?;
     let kind =
         if call.is_raw_hijack() { RAW_STREAM } else { compat::stream_type(call.version, container.tty()) };

@@ -208,7 +208,7 @@ mod tests {
         .await;
         assert_eq!(
             text(late).await,
-            "{\"status\":\"on my way\"}\r\n{\"errorDetail\":{\"code\":3,\"message\":\"no\"},\"error\":\"no\"}\r\n"
+            "{\"status\":\"on my way\"}\r\n{\"error\":\"no\",\"errorDetail\":{\"code\":3,\"message\":\"no\"}}\r\n"
         );
         assert_eq!(text(progress(Early::Status, |_, _| async { Ok(()) }).await).await, "");
     }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::container::ContainerConfig;
 use super::host_config::HostConfig;
@@ -135,7 +136,7 @@ pub struct HealthResult {
 
 /// Networks of a container. The fields that are `Option` are those of the default bridge: absent where the
 /// container is not attached to it, and from API 1.52 on.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct NetworkSettings {
     /// 64 digits of the network namespace.
@@ -146,31 +147,55 @@ pub struct NetworkSettings {
     /// Published and exposed ports; `null` for those exposed only.
     pub ports: BTreeMap<Port, Option<Vec<PortBinding>>>,
     /// Default bridge.
-    #[serde(rename = "EndpointID", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "EndpointID")]
     pub endpoint_id: Option<String>,
     /// Default bridge.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
     /// Default bridge.
-    #[serde(rename = "GlobalIPv6Address", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "GlobalIPv6Address")]
     pub global_ipv6_address: Option<String>,
     /// Default bridge.
-    #[serde(rename = "GlobalIPv6PrefixLen", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "GlobalIPv6PrefixLen")]
     pub global_ipv6_prefix_len: Option<u8>,
     /// Default bridge.
-    #[serde(rename = "IPAddress", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "IPAddress")]
     pub ip_address: Option<String>,
     /// Default bridge.
-    #[serde(rename = "IPPrefixLen", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "IPPrefixLen")]
     pub ip_prefix_len: Option<u8>,
     /// Default bridge.
-    #[serde(rename = "IPv6Gateway", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "IPv6Gateway")]
     pub ipv6_gateway: Option<String>,
     /// Default bridge.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mac_address: Option<String>,
     /// Endpoints by network name.
     pub networks: BTreeMap<String, EndpointSettings>,
+}
+
+impl Serialize for NetworkSettings {
+    /// COMPAT: in the order of the reference engine, which is alphabetical where the old fields are there.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut out = serializer.serialize_struct("NetworkSettings", 12)?;
+        let old = self.has_default_bridge();
+        if old {
+            out.serialize_field("EndpointID", &self.endpoint_id)?;
+            out.serialize_field("Gateway", &self.gateway)?;
+            out.serialize_field("GlobalIPv6Address", &self.global_ipv6_address)?;
+            out.serialize_field("GlobalIPv6PrefixLen", &self.global_ipv6_prefix_len)?;
+            out.serialize_field("IPAddress", &self.ip_address)?;
+            out.serialize_field("IPPrefixLen", &self.ip_prefix_len)?;
+            out.serialize_field("IPv6Gateway", &self.ipv6_gateway)?;
+            out.serialize_field("MacAddress", &self.mac_address)?;
+            out.serialize_field("Networks", &self.networks)?;
+        }
+        out.serialize_field("SandboxID", &self.sandbox_id)?;
+        out.serialize_field("SandboxKey", &self.sandbox_key)?;
+        out.serialize_field("Ports", &self.ports)?;
+        if !old {
+            out.serialize_field("Networks", &self.networks)?;
+        }
+        out.end()
+    }
 }
 
 impl NetworkSettings {
@@ -186,7 +211,7 @@ impl NetworkSettings {
         self.mac_address = Some(endpoint.mac_address.clone());
     }
 
-    /// No default bridge fields at all?
+    /// Whether the old fields are there.
     #[must_use]
     pub fn has_default_bridge(&self) -> bool {
         !is_default(&self.endpoint_id)
