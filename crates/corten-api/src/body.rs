@@ -2,11 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, TryStreamExt};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -45,7 +48,61 @@ pub(crate) type BodyStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send
 
 /// See [`BodyStream`].
 pub(crate) fn byte_stream(body: Incoming) -> BodyStream {
-    Box::pin(body.into_data_stream().map(|item| item.map_err(io::Error::other)))
+    Box::pin(Polite { body: Some(body) })
+}
+
+/// How much of a body nobody wants is read all the same. Clients stop when they see the answer.
+const POLITE_BYTES: usize = 1 << 30;
+/// And for how long.
+const POLITE_TIME: Duration = Duration::from_secs(5);
+
+/// A body that is read on a little when it is dropped early. A client that is still sending would else find its
+/// connection closed and never read the answer that says why; Go's server does the same.
+struct Polite {
+    body: Option<Incoming>,
+}
+
+impl Stream for Polite {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let Some(body) = &mut self.body else { return Poll::Ready(None) };
+            match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(bytes)));
+                    }
+                }
+                Some(Err(e)) => {
+                    self.body = None;
+                    return Poll::Ready(Some(Err(io::Error::other(e))));
+                }
+                None => self.body = None,
+            }
+        }
+    }
+}
+
+impl Drop for Polite {
+    fn drop(&mut self) {
+        let (Some(mut body), Ok(runtime)) = (self.body.take(), Handle::try_current()) else { return };
+        if body.is_end_stream() {
+            return;
+        }
+        let rest = async move {
+            let mut left = POLITE_BYTES;
+            while let Some(Ok(frame)) = body.frame().await {
+                let n = frame.data_ref().map_or(0, Bytes::len);
+                if n >= left {
+                    return;
+                }
+                left -= n;
+            }
+        };
+        // It ends by itself, at the latest after the time.
+        runtime.spawn(tokio::time::timeout(POLITE_TIME, rest));
+    }
 }
 
 /// See [`BodyReader`]. To be called on the runtime.
