@@ -10,7 +10,7 @@
 //! | `engine.start.after_network` | the sandbox is attached, no shim runs | not running; addresses free again |
 //! | `engine.start.after_shim` | the shim runs, nothing is persisted | the container runs |
 //! | `engine.exit.before_record` | the exit is known, not persisted | exited with the same code |
-//! | `engine.remove.after_snapshot` | the files are gone, the record is there | the container is gone |
+//! | `engine.remove.after_record` | the record is gone, the files are there | the container is gone, nothing of it is left |
 
 use std::sync::OnceLock;
 

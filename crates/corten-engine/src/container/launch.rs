@@ -494,8 +494,9 @@ pub(crate) fn clean_up(shared: &Shared, record: &ContainerRecord, run: &Run) {
     corten_base::fs::ensure_absent(&shared.run_dir(&record.id).join(RUN)).ok();
 }
 
-/// Removes everything of a container. The record goes first: what a crash leaves has no record, and is swept.
-pub(crate) fn delete(shared: &Shared, record: &ContainerRecord, volumes: bool) -> Result<()> {
+/// Removes a container. The record goes first: what a crash leaves has no record, and is swept. Its files go behind
+/// the caller's back: nothing else can use their names, and a full layer takes long.
+pub(crate) fn delete(shared: &Arc<Shared>, record: &ContainerRecord, volumes: bool) -> Result<()> {
     let id = record.id.as_str();
     // The record of a transient container may come back after a power cut, and is removed again then.
     let commit = if record.host.auto_remove { Commit::Lazy } else { Commit::Durable };
@@ -508,18 +509,7 @@ pub(crate) fn delete(shared: &Shared, record: &ContainerRecord, volumes: bool) -
         Ok(())
     })?;
     failpoint!("engine.remove.after_record");
-    let mut failures = Vec::new();
-    if let Err(error) = shared.images.snapshots().remove(id) {
-        failures.push(crate::error::chain(&error));
-    }
-    for dir in [shared.dir(&record.id), shared.run_dir(&record.id)] {
-        match std::fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                failures.push(format!("remove {}: {e}", dir.display()))
-            }
-            _ => {}
-        }
-    }
+    corten_base::fs::ensure_absent(&shared.run_dir(&record.id).join(TRANSIENT)).ok();
     shared.volumes.release(id);
     if volumes {
         for mount in record.mounts.iter().filter(|m| m.anonymous) {
@@ -527,15 +517,29 @@ pub(crate) fn delete(shared: &Shared, record: &ContainerRecord, volumes: bool) -
             let _in_use = shared.volumes.remove(&mount.name, true);
         }
     }
-    if !failures.is_empty() {
-        tracing::warn!(
-            container.id = id,
-            failures = failures.join("; "),
-            "parts of the container are left for the sweeper"
-        );
-    }
     shared.forget(&record.id, &record.name);
+    let (shared, id) = (shared.clone(), record.id.clone());
+    tokio::runtime::Handle::current().spawn_blocking(move || delete_files(&shared, &id));
     Ok(())
+}
+
+fn delete_files(shared: &Shared, id: &Id) {
+    let mut failures = Vec::new();
+    if let Err(error) = shared.images.snapshots().remove(id.as_str()) {
+        failures.push(crate::error::chain(&error));
+    }
+    for dir in [shared.dir(id), shared.run_dir(id)] {
+        match std::fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                failures.push(format!("remove {}: {e}", dir.display()))
+            }
+            _ => {}
+        }
+    }
+    if !failures.is_empty() {
+        let failures = failures.join("; ");
+        tracing::warn!(container.id = %id, failures, "files of a removed container are left for the sweeper");
+    }
 }
 
 /// Ends what runs without a record, and removes its directory.
