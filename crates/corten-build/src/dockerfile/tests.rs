@@ -1,3 +1,5 @@
+//! What the language means, as tables, and that no input makes it panic.
+
 use super::*;
 
 fn one(line: &str) -> Result<Instruction, String> {
