@@ -56,6 +56,9 @@ pub struct NetConfig {
     pub ip_forward_no_drop: bool,
     /// `--iptables` and `--ip6tables`: whether packet filter rules are made at all.
     pub firewall: bool,
+    /// Nobody else may change our rules, where the kernel can see to that (Linux 6.9). Elsewhere, and if this is false,
+    /// rules that somebody takes away are made again at once.
+    pub exclusive_rules: bool,
     /// `--ip-masq` of the default bridge.
     pub ip_masq: bool,
     /// `--icc` of the default bridge.
@@ -79,6 +82,7 @@ impl NetConfig {
             ip_forward: true,
             ip_forward_no_drop: false,
             firewall: true,
+            exclusive_rules: true,
             ip_masq: true,
             icc: true,
             host_ip: None,

@@ -23,7 +23,7 @@
 //! # Threads
 //!
 //! `net-sandbox` makes namespaces ready ahead of need and takes links down behind the caller's back; `net-dns`
-//! serves every container's 127.0.0.11. Both end with the last [`Net`].
+//! serves every container's 127.0.0.11; `net-filter` exists only where the kernel does not protect our rules. All end with the last [`Net`].
 
 mod config;
 mod conntrack;

@@ -24,13 +24,18 @@ use crate::plan;
 use crate::route::Rtnetlink;
 use crate::sandbox::{Sandboxes, read_setting, write_setting};
 use crate::state::State;
+use watch::Watch;
 
 mod link;
 mod restore;
+mod watch;
 
 /// Networks, sandboxes, endpoints and ports of one daemon. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Net(Arc<Inner>);
+pub struct Net(
+    Arc<Inner>,
+    #[expect(dead_code, reason = "ends the thread with the last handle")] Arc<Option<Watch>>,
+);
 
 #[derive(Debug)]
 struct Inner {
@@ -73,7 +78,7 @@ impl Net {
             let name = format!("corten-{}", config.instance);
             let mut table = Table::open(TableFamily::Inet, name).map_err(kernel("open nftables"))?;
             waiting = table.exists().map_err(kernel("look for the nft table"))?;
-            table.ensure(true).map_err(kernel("make the nft table"))?;
+            table.ensure(config.exclusive_rules).map_err(kernel("make the nft table"))?;
             let before = table.drops_by_default(plan::ROUTING).map_err(kernel("look for our chains"))?;
             if no_routing {
                 table.commit(&plan::no_routing()).map_err(kernel("make the nft rules"))?;
@@ -101,18 +106,11 @@ impl Net {
         }
         let state = Mutex::new(State::new(config.firewall));
         let (host, waiting) = (Mutex::new(host), AtomicBool::new(waiting));
-        Ok(Self(Arc::new(Inner {
-            config,
-            pools,
-            mtu,
-            state,
-            host,
-            filter,
-            waiting,
-            no_routing,
-            sandboxes,
-            dns,
-        })))
+        let watched = filter.as_ref().is_some_and(|f| !lock(f).is_own());
+        let inner =
+            Arc::new(Inner { config, pools, mtu, state, host, filter, waiting, no_routing, sandboxes, dns });
+        let watch = if watched { Watch::start(&inner).map_err(kernel("watch the nft table"))? } else { None };
+        Ok(Self(inner, Arc::new(watch)))
     }
 
     /// Makes the default bridge network under this id, or takes over the link that is there; `None` for
@@ -375,7 +373,7 @@ impl Inner {
             state.endpoints.values().flat_map(|e| state.publications(e)).collect();
         commands.extend(plan::publish(&ports));
         let mut table = lock(filter);
-        table.ensure(true).map_err(NetError::kernel("make the nft table"))?;
+        table.ensure(self.config.exclusive_rules).map_err(NetError::kernel("make the nft table"))?;
         table.commit(&commands).map_err(NetError::kernel("make the nft rules"))?;
         drop(table);
         self.waiting.store(false, Ordering::Relaxed);

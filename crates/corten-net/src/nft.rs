@@ -113,10 +113,12 @@ const GETTABLE: u16 = SUBSYSTEM | 1;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
 const GETCHAIN: u16 = SUBSYSTEM | 4;
+const DELCHAIN: u16 = SUBSYSTEM | 5;
 const NEWRULE: u16 = SUBSYSTEM | 6;
 const GETRULE: u16 = SUBSYSTEM | 7;
 const DELRULE: u16 = SUBSYSTEM | 8;
 const NEWSET: u16 = SUBSYSTEM | 9;
+const DELSET: u16 = SUBSYSTEM | 11;
 const NEWSETELEM: u16 = SUBSYSTEM | 12;
 const DELSETELEM: u16 = SUBSYSTEM | 14;
 const BATCH_BEGIN: u16 = 0x10;
@@ -156,6 +158,16 @@ impl Table {
             }
         }
         self.commit(&[])
+    }
+
+    /// Whether the kernel keeps others from changing the table.
+    pub(crate) fn is_own(&self) -> bool {
+        self.flags & TABLE_OWNER != 0
+    }
+
+    /// The number by which the kernel says that a change was ours.
+    pub(crate) fn port(&self) -> io::Result<u32> {
+        self.conversation.port()
     }
 
     /// Carries out all commands, or none.
@@ -394,6 +406,16 @@ fn comment_data(comment: &str) -> Vec<u8> {
     data.push(0);
     data
 }
+
+/// Whether a notice says that something was taken out of this table.
+pub(crate) fn is_removal(kind: u16, payload: &[u8], table: &str) -> bool {
+    let removals = [DELTABLE, DELCHAIN, DELRULE, DELSET, DELSETELEM];
+    let name = || payload.get(4..).and_then(|p| Attributes(p).get(1)).map(str_of);
+    removals.contains(&kind) && name().as_deref() == Some(table)
+}
+
+/// The multicast group of [`is_removal`]'s notices.
+pub(crate) const NOTICES: u32 = 7;
 
 fn hook_number(hook: Hook) -> u32 {
     match hook {

@@ -187,6 +187,11 @@ impl Conversation {
         Ok(Self { socket: Socket::open(family)?, sequence: 1, buffer: Vec::new() })
     }
 
+    /// The number by which the kernel knows this side.
+    pub(crate) fn port(&self) -> io::Result<u32> {
+        self.socket.port()
+    }
+
     /// Sends the batch and waits until the kernel has worked on all of it. Only the last message is acknowledged;
     /// failures of earlier ones come unasked. The first failure is returned.
     pub(crate) fn execute(&mut self, batch: Batch) -> io::Result<()> {
@@ -263,6 +268,16 @@ impl Conversation {
         self.dump(batch, |kind, payload| answer = Some((kind, payload.to_vec())))?;
         Ok(answer)
     }
+}
+
+/// Notices of the kernel: type, who caused it, payload.
+pub(crate) fn notices(datagram: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+    let causes = Messages(datagram).scan(0, |offset, (_, _, payload)| {
+        let port = datagram.get(*offset + 12..*offset + 16).and_then(u32_of);
+        *offset += (payload.len() + HEADER).next_multiple_of(4);
+        port
+    });
+    Messages(datagram).zip(causes).map(|((kind, _, payload), port)| (kind, port, payload))
 }
 
 /// The messages of one datagram: type, sequence number, payload.

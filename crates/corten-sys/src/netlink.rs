@@ -62,6 +62,22 @@ impl Socket {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
     }
 
+    /// The socket's own number, by which the kernel says who caused something.
+    pub fn port(&self) -> io::Result<u32> {
+        // SAFETY: an all-zero sockaddr_nl is a valid value to be overwritten.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        let mut length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // SAFETY: `address` is a live sockaddr_nl, `length` holds its size, and both outlive the call.
+        let result =
+            unsafe { libc::getsockname(self.fd.as_raw_fd(), (&raw mut address).cast(), &raw mut length) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(address.nl_pid) }
+    }
+
+    /// Receives from now on what the kernel tells this multicast group.
+    pub fn join(&self, group: u32) -> io::Result<()> {
+        self.option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group as libc::c_int)
+    }
+
     /// Sends one datagram to the kernel. Large ones make the send buffer grow first.
     pub fn send(&self, datagram: &[u8]) -> io::Result<()> {
         if datagram.len() > 128 * 1024 {

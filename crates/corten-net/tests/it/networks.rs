@@ -346,3 +346,21 @@ fn the_host_does_not_become_a_router() {
         assert!(ask(Some(&sides[0]), "10.2.0.202:80").is_some());
     });
 }
+
+/// A port that does not forward yet swallows a container's first packets, and each costs a second.
+#[test]
+fn the_first_packet_gets_through() {
+    isolated("networks::the_first_packet_gets_through", || {
+        let (net, _) = open();
+        for n in 0..10 {
+            let fresh = net.create_network(network(&format!("n{n}"))).unwrap();
+            let listener = std::net::TcpListener::bind((fresh.ipam[0].gateway.unwrap(), 80)).unwrap();
+            let c = container(&net, &fresh, "c", |_| {});
+            let address = std::net::SocketAddr::new(fresh.ipam[0].gateway.unwrap(), 80);
+            let connect =
+                || std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(900));
+            netns::run_in(std::os::fd::AsFd::as_fd(&c.ns), connect).unwrap();
+            drop(listener);
+        }
+    });
+}

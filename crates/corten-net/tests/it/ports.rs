@@ -168,6 +168,30 @@ fn a_flushed_rule_set_does_not_open_anything() {
     });
 }
 
+/// The same on kernels where anybody can flush our table.
+#[test]
+fn flushed_rules_are_made_again() {
+    isolated("ports::flushed_rules_are_made_again", || {
+        let out = outside();
+        let mut plain = config("test");
+        plain.exclusive_rules = false;
+        let net = corten_net::Net::open(plain).unwrap();
+        let bridge = net.ensure_default_network(corten_base::Id::random()).unwrap().unwrap();
+        let web = container(&net, &bridge, "web", |e| e.ports = vec![port(None, 8080, 80)]);
+        serve(&web.ns, "0.0.0.0:80");
+        sh_in(&out, "ip route add 172.17.0.0/16 via 198.51.100.1");
+        for harm in [
+            "nft flush ruleset",
+            "nft flush table inet corten-test",
+            "nft flush map inet corten-test anyports4",
+        ] {
+            sh(harm);
+            assert!(ask(Some(&out), "198.51.100.1:8080").is_some(), "{harm}");
+            assert_eq!(ask(Some(&out), "172.17.0.2:80"), None, "{harm}");
+        }
+    });
+}
+
 /// A client that never stops sending must reach the container that has the port now.
 #[test]
 fn udp_flows_follow_the_port() {

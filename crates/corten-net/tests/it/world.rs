@@ -151,8 +151,14 @@ pub(crate) fn serve(ns: &OwnedFd, address: &str) {
     });
 }
 
-/// What a server says to a client in this namespace (`None`: on the host); `None` if there is no connection.
+/// What a server says to a client in this namespace (`None`: on the host), with some patience for a busy machine; `None`
+/// if there is no connection.
 pub(crate) fn ask(from: Option<&OwnedFd>, address: &str) -> Option<String> {
+    (0..2).find_map(|_| ask_once(from, address))
+}
+
+/// The same, where the first packet must get through.
+pub(crate) fn ask_once(from: Option<&OwnedFd>, address: &str) -> Option<String> {
     let address: SocketAddr = address.parse().unwrap();
     let talk = || {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(700))?;
