@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use corten_base::Platform;
 use corten_registry::server::{Server, ServerConfig};
 use corten_registry::{BlobSource, Client, ClientConfig, Credentials, Target};
 use corten_wire::oci_image::{Descriptor, Manifest, media_type};
@@ -200,4 +201,90 @@ async fn a_cancelled_pull_leaves_no_image() {
     assert!(matches!(pulled, Err(ImageError::Cancelled)), "{pulled:?}");
     assert!(other.images.get(&image.id).is_none());
     assert!(pull(&other, &name).await.is_ok());
+}
+
+/// An index of two platforms and an attestation.
+async fn publish_index(registry: &Registry) -> (Reference, Digest) {
+    let name = reference(&format!("{}/multi:1", registry.address));
+    let repository = client().repository(&name, &Credentials::Anonymous);
+    let mut entries = Vec::new();
+    for (architecture, os) in
+        [("riscv64", "linux"), (Platform::host().architecture.as_str(), "linux"), ("unknown", "unknown")]
+    {
+        let layer = tar(&[("arch", Some(architecture.as_bytes()))]);
+        let blob = Descriptor::of(media_type::LAYER, &layer);
+        let mut config =
+            ImageConfig { architecture: architecture.into(), os: os.into(), ..ImageConfig::default() };
+        config.rootfs.diff_ids = vec![Digest::of(&layer)];
+        let config = serde_json::to_vec(&config).unwrap();
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: media_type::MANIFEST.into(),
+            config: Descriptor::of(media_type::CONFIG, &config),
+            layers: vec![blob.clone()],
+            annotations: BTreeMap::new(),
+            extra: serde_json::Map::new(),
+        };
+        for (descriptor, bytes) in [(&manifest.config, config), (&blob, layer)] {
+            let source = BlobSource::Bytes(bytes.into());
+            repository.push_blob(&descriptor.digest, descriptor.size, &source, None).await.unwrap();
+        }
+        let bytes = serde_json::to_vec(&manifest).unwrap();
+        let mut entry = Descriptor::of(media_type::MANIFEST, &bytes);
+        let platform = Platform { os: os.into(), architecture: architecture.into(), variant: String::new() };
+        entry.platform = Some((&platform).into());
+        repository
+            .put_manifest(&Target::Digest(entry.digest.clone()), media_type::MANIFEST, bytes.into())
+            .await
+            .unwrap();
+        entries.push(entry);
+    }
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": media_type::INDEX, "manifests": entries,
+    });
+    let bytes = serde_json::to_vec(&index).unwrap();
+    let digest = Digest::of(&bytes);
+    repository.put_manifest(&Target::Tag("1".into()), media_type::INDEX, bytes.into()).await.unwrap();
+    (name, digest)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn platforms_of_an_index() {
+    let registry = registry().await;
+    let (name, digest) = publish_index(&registry).await;
+    let f = fixture();
+    let (image, _) = pull(&f, &name).await.unwrap();
+    assert_eq!((&image.id, &image.target.digest), (&digest, &digest));
+    assert_eq!(image.platform(), Platform::host());
+    let other: Platform = "linux/riscv64".parse().unwrap();
+    let missing = f.images.resolve_for(&name.familiar(), Some(&other)).unwrap_err();
+    assert!(matches!(missing, ImageError::PlatformMismatch { .. }));
+    let get = async |platform: &str| {
+        let platform: Platform = platform.parse().unwrap();
+        let (client, nobody) = (client(), Credentials::Anonymous);
+        f.images.pull(&client, &nobody, &name, Some(&platform), &Progress::none(), &Cancel::new()).await
+    };
+    assert_eq!(
+        get("linux/s390x").await.unwrap_err().to_string(),
+        "no matching manifest for linux/s390x in the manifest list entries"
+    );
+    get("linux/riscv64").await.unwrap();
+    let second = f.images.resolve_for(&name.familiar(), Some(&other)).unwrap();
+    assert_eq!((&second.id, second.config.architecture.as_str()), (&digest, "riscv64"));
+    // The host's stays the one without asking; both survive a collection, a restart, and save and load.
+    f.images.collect().unwrap();
+    let mut saved = Vec::new();
+    f.images.save(&[name.familiar()], &mut saved, &Cancel::new()).unwrap();
+    let Fixture { dir, images, .. } = f;
+    drop(images);
+    let (images, _) = open(dir.path());
+    assert_eq!(images.resolve(&name.familiar()).unwrap().platform(), Platform::host());
+    assert!(listing(&Fixture { dir, images, bus: Bus::new() }, &second).contains(&"arch".to_owned()));
+    let f = fixture();
+    let loaded = f.images.load(&mut &saved[..], &Progress::none(), &Cancel::new()).unwrap();
+    assert_eq!(loaded[0].id, digest);
+    assert!(f.images.resolve_for(&name.familiar(), Some(&other)).is_ok());
+    // Not all of the index is here (the attestation is not), so the host's manifest alone is pushed.
+    let lines = push(&f, &name).await.unwrap();
+    assert!(lines.last().unwrap().contains(image.manifest_descriptor.digest.as_str()), "{lines:?}");
 }
