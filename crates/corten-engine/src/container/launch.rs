@@ -477,6 +477,17 @@ fn logging(shared: &Shared, record: &ContainerRecord) -> Result<Logging> {
     })
 }
 
+/// Ends what is left in the container's control group and removes it: the shim could not.
+pub(crate) fn destroy_cgroup(shared: &Shared, record: &ContainerRecord) {
+    let Ok(group) = corten_runtime::cgroup::Cgroup::at(&spec::cgroup_path(record, &shared.config)) else {
+        return;
+    };
+    group.kill_all(crate::signal::KILL);
+    if let Err(error) = group.destroy() {
+        tracing::warn!(container.id = %record.id, %error, "control group cannot be removed");
+    }
+}
+
 /// Takes away what a run needed. Never fails: what is left is named by the container's id and swept later.
 pub(crate) fn clean_up(shared: &Shared, record: &ContainerRecord, run: &Run) {
     let net = shared.networks.net();

@@ -18,7 +18,7 @@ use crate::config::EngineConfig;
 use crate::container::{
     self, Container, Found, Phase, Run, Start, blocking, load_run, load_transient, read_exit,
 };
-use crate::container::{exited, running, sweep_orphan};
+use crate::container::{destroy_cgroup, exited, running, sweep_orphan};
 use crate::error::{Error, Result};
 use crate::networks::Networks;
 use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, Standing, StateRecord};
@@ -146,6 +146,10 @@ fn look(shared: &Shared) -> Result<Vec<Finding>> {
             found = Found::Ended(exit);
         }
         let alive = matches!(found, Found::Alive { .. });
+        if matches!(found, Found::Nothing) && dir.exists() {
+            // Its shim may have been killed together with the daemon.
+            destroy_cgroup(shared, &record);
+        }
         let run = if alive { load_run(&dir) } else { Run::default() };
         let volumes = record.mounts.iter().filter(|m| m.kind == MountKind::Volume).map(|m| m.name.clone());
         shared.volumes.hold(&id, volumes);

@@ -30,6 +30,16 @@ pub(super) enum Next {
     Done,
 }
 
+/// The frame at the end of the output, to which the next line of its stream is added.
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    start: usize,
+    stderr: bool,
+}
+
+/// A frame is closed when it has grown to this.
+const MAX_FRAME: usize = 32 * 1024;
+
 /// One line of a log, borrowed from the file's bytes where nothing is escaped.
 #[derive(Debug)]
 struct Line<'a> {
@@ -45,25 +55,26 @@ impl Render {
     /// Renders all complete lines of `input` into `out`; returns how many bytes of `input` were used.
     pub(super) fn lines(&self, input: &[u8], out: &mut Vec<u8>) -> (usize, Next) {
         let mut at = 0;
+        let mut frame = None;
         while let Some(end) = memchr(b'\n', &input[at..]) {
             let line = &input[at..at + end];
             at += end + 1;
-            if self.line(line, out) == Next::Done {
+            if self.line(line, out, &mut frame) == Next::Done {
                 return (at, Next::Done);
             }
         }
         (at, Next::More)
     }
 
-    fn line(&self, line: &[u8], out: &mut Vec<u8>) -> Next {
+    fn line(&self, line: &[u8], out: &mut Vec<u8>, frame: &mut Option<Frame>) -> Next {
         match split(line) {
-            Some(parts) => self.emit(&parts, out),
-            None => self.slow_line(line, out),
+            Some(parts) => self.emit(&parts, out, frame),
+            None => self.slow_line(line, out, frame),
         }
     }
 
     /// Members in another order, or something that is no log line.
-    fn slow_line(&self, line: &[u8], out: &mut Vec<u8>) -> Next {
+    fn slow_line(&self, line: &[u8], out: &mut Vec<u8>, frame: &mut Option<Frame>) -> Next {
         #[derive(serde::Deserialize)]
         struct Entry<'a> {
             #[serde(borrow, default)]
@@ -84,10 +95,10 @@ impl Render {
             time: entry.time.as_bytes(),
             attrs: entry.attrs.map_or(&b""[..], |raw| raw.get().as_bytes()),
         };
-        self.emit(&parts, out)
+        self.emit(&parts, out, frame)
     }
 
-    fn emit(&self, line: &Line<'_>, out: &mut Vec<u8>) -> Next {
+    fn emit(&self, line: &Line<'_>, out: &mut Vec<u8>, frame: &mut Option<Frame>) -> Next {
         if self.since.is_some() || self.until.is_some() {
             let time = parse_time(line.time).unwrap_or(0);
             if self.until.is_some_and(|until| time > until) {
@@ -100,10 +111,18 @@ impl Render {
         if !(if line.stderr { self.stderr } else { self.stdout }) {
             return Next::More;
         }
-        let start = out.len();
-        if self.framed {
-            out.extend_from_slice(&[if line.stderr { 2 } else { 1 }, 0, 0, 0, 0, 0, 0, 0]);
-        }
+        let start = match *frame {
+            // Lines of one stream share a frame: a client then writes once, not once a line.
+            Some(Frame { start, stderr }) if stderr == line.stderr && out.len() - start < MAX_FRAME => start,
+            _ => {
+                let start = out.len();
+                if self.framed {
+                    out.extend_from_slice(&[if line.stderr { 2 } else { 1 }, 0, 0, 0, 0, 0, 0, 0]);
+                    *frame = Some(Frame { start, stderr: line.stderr });
+                }
+                start
+            }
+        };
         if self.timestamps {
             push_fixed_time(line.time, out);
             out.push(b' ');
@@ -302,6 +321,9 @@ mod tests {
         let r = Render { stdout: true, stderr: true, details: true, ..Render::default() };
         let input = "garbage\n{\"time\":\"2026-01-02T03:04:05Z\",\"stream\":\"stdout\",\"log\":\"x\\n\"}\n\
                      {\"log\":\"y\\n\",\"stream\":\"stdout\",\"attrs\":{\"b\":\"2\",\"a\":\"1\"},\"time\":\"2026-01-02T03:04:05Z\"}\n";
+        let framed = Render { framed: true, stdout: true, ..Render::default() };
+        let twice = format!("{0}{0}", TWO.lines().next().map(|l| format!("{l}\n")).unwrap());
+        assert!(render(&framed, &twice).ends_with("\\u{1}\\0\\0\\0\\0\\0\\0\\u{4}a\\na\\n"));
         assert!(render(&r, input).ends_with(": x\\na=1,b=2 y\\n"));
     }
 
