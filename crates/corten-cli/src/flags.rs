@@ -42,6 +42,9 @@ pub(crate) enum Kind {
     Map,
 }
 
+/// Checks a value beyond its kind; the error is what docker says.
+pub(crate) type Check = fn(&str) -> Result<(), String>;
+
 /// One flag.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Flag {
@@ -52,7 +55,7 @@ pub(crate) struct Flag {
     pub(crate) default: &'static str,
     pub(crate) aliases: &'static [&'static str],
     pub(crate) hidden: bool,
-    pub(crate) check: Option<fn(&str) -> Result<(), String>>,
+    pub(crate) check: Option<Check>,
 }
 
 /// A flag without a short form.
@@ -81,7 +84,7 @@ impl Flag {
         self
     }
 
-    pub(crate) const fn check(mut self, check: fn(&str) -> Result<(), String>) -> Self {
+    pub(crate) const fn check(mut self, check: Check) -> Self {
         self.check = Some(check);
         self
     }

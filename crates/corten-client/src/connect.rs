@@ -18,7 +18,7 @@ pub(crate) enum Transport {
     Unix(UnixStream),
     Tcp(TcpStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
-    Ssh(Ssh),
+    Ssh(Box<Ssh>),
 }
 
 /// An `ssh` process whose pipes are the connection; it dies with us.
@@ -54,7 +54,7 @@ pub(crate) async fn open(endpoint: &Endpoint) -> Result<Transport, Error> {
                 .map_err(refused)?;
             let stdin = child.stdin.take();
             let stdout = child.stdout.take().ok_or_else(|| Error::Http("ssh has no output".into()))?;
-            Ok(Transport::Ssh(Ssh { _child: child, stdin, stdout }))
+            Ok(Transport::Ssh(Box::new(Ssh { _child: child, stdin, stdout })))
         }
     }
 }

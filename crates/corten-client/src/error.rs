@@ -4,6 +4,7 @@ use corten_base::Kind;
 
 /// A request failed.
 #[derive(Debug, thiserror::Error)]
+#[expect(clippy::error_impl_error, reason = "the only error of this crate")]
 pub enum Error {
     /// The daemon answered with an error status.
     #[error("Error response from daemon: {message}")]
@@ -81,6 +82,9 @@ impl From<hyper::Error> for Error {
             text.push_str(": ");
             text.push_str(&s.to_string());
             source = s.source();
+        }
+        if e.is_parse() {
+            text.push_str("\n* Are you trying to connect to a TLS-enabled daemon without TLS?");
         }
         Self::Http(text)
     }

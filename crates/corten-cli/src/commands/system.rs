@@ -110,6 +110,8 @@ async fn versions(cli: &Cli) -> (Value, Option<String>) {
 }
 
 async fn version(cli: &Cli, flags: &Flags) -> Result {
+    // An endpoint that cannot even be named is an error of the command line, not of a server.
+    cli.client()?;
     let (all, error) = versions(cli).await;
     match flags.text("format") {
         "" => cli.print(&version_text(&all))?,

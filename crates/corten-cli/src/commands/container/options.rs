@@ -552,3 +552,79 @@ fn security(values: &[String]) -> Result<Security, String> {
     }
     Ok(Security { options, paths })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Globals;
+    use crate::env;
+
+    /// What the API gets for these arguments, at a JSON pointer.
+    fn sent(words: &str, pointer: &str) -> Result<Value, String> {
+        let words: Vec<std::ffi::OsString> = words.split(' ').map(Into::into).collect();
+        let flags = crate::flags::parse(&[FLAGS], false, &words)?;
+        let cli = Cli::new(env::Env::default(), Globals::default(), "docker create".into());
+        let body = create(&cli, &flags, false).map_err(|e| e.to_string())?.body;
+        Ok(body.pointer(pointer).cloned().unwrap_or(Value::Null))
+    }
+
+    #[test]
+    fn flags_become_fields() {
+        for (words, pointer, want) in [
+            ("x a b", "/Cmd", json!(["a", "b"])),
+            ("-it x", "/StdinOnce", json!(true)),
+            ("-l a=b -l c x", "/Labels", json!({"a": "b", "c": ""})),
+            ("-e A=1 x", "/Env", json!(["A=1"])),
+            ("--entrypoint /e x", "/Entrypoint", json!(["/e"])),
+            ("-m 1g x", "/HostConfig/Memory", json!(1 << 30)),
+            ("--memory-swap -1 x", "/HostConfig/MemorySwap", json!(-1)),
+            ("--cpus .5 x", "/HostConfig/NanoCpus", json!(500_000_000)),
+            (
+                "--cap-add net_admin --cap-add CAP_CHOWN x",
+                "/HostConfig/CapAdd",
+                json!(["CAP_CHOWN", "CAP_NET_ADMIN"]),
+            ),
+            (
+                "--restart on-failure:2 x",
+                "/HostConfig/RestartPolicy",
+                json!({"Name": "on-failure", "MaximumRetryCount": 2}),
+            ),
+            ("-v /a:/b -v v:/c:ro x", "/HostConfig/Binds", json!(["/a:/b", "v:/c:ro"])),
+            ("-v /d x", "/Volumes", json!({"/d": {}})),
+            ("--tmpfs /t:size=1m x", "/HostConfig/Tmpfs", json!({"/t": "size=1m"})),
+            ("-p 80:81 x", "/HostConfig/PortBindings", json!({"81/tcp": [{"HostIp": "", "HostPort": "80"}]})),
+            ("--expose 5/udp x", "/ExposedPorts", json!({"5/udp": {}})),
+            ("--net host x", "/HostConfig/NetworkMode", json!("host")),
+            (
+                "--network n --ip 1.2.3.4 x",
+                "/NetworkingConfig/EndpointsConfig/n/IPAMConfig",
+                json!({"IPv4Address": "1.2.3.4"}),
+            ),
+            (
+                "--health-cmd x --health-interval 2s x",
+                "/Healthcheck",
+                json!({"Test": ["CMD-SHELL", "x"], "Interval": 2_000_000_000i64}),
+            ),
+            ("--security-opt systempaths=unconfined x", "/HostConfig/MaskedPaths", json!([])),
+            ("--gpus all x", "/HostConfig/DeviceRequests/0/Count", json!(-1)),
+            ("--init x", "/HostConfig/Init", json!(true)),
+            ("x", "/HostConfig/Init", Value::Null),
+        ] {
+            assert_eq!(sent(words, pointer), Ok(want), "{words}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (words, want) in [
+            ("--rm --restart always x", "conflicting options: cannot specify both --restart and --rm"),
+            ("--no-healthcheck --health-cmd x x", "--no-healthcheck conflicts with --health-* options"),
+            ("--pid foo x", "--pid: invalid PID mode"),
+            ("--cpu-count 1 x", "invalid option: --cpu-count is only supported on Windows"),
+            ("--memory-swappiness 101 x", "invalid value: 101. Valid memory swappiness range is 0-100"),
+            ("--network a --network a x", "network \"a\" is specified multiple times"),
+        ] {
+            assert_eq!(sent(words, "/Image"), Err(want.into()), "{words}");
+        }
+    }
+}
