@@ -117,7 +117,7 @@ impl<S> EdgeIo<S> {
                         return;
                     };
                     let rest = self.head.split_off(end);
-                    let head = std::mem::replace(&mut self.head, Vec::new());
+                    let head = std::mem::take(&mut self.head);
                     self.pass_head(head);
                     let taken = data.len() - rest.len();
                     data = &data[taken..];
@@ -181,10 +181,10 @@ impl Head {
 /// Paths whose answer is a stream in both directions.
 pub(crate) fn is_hijack_path(path: &str) -> bool {
     let mut back = path.rsplit('/');
-    match (back.next(), back.next(), back.next()) {
-        (Some("attach"), Some(_), Some("containers")) | (Some("start"), Some(_), Some("exec")) => true,
-        _ => false,
-    }
+    matches!(
+        (back.next(), back.next(), back.next()),
+        (Some("attach"), Some(_), Some("containers")) | (Some("start"), Some(_), Some("exec"))
+    )
 }
 
 fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {

@@ -108,5 +108,5 @@ pub(crate) async fn attach(call: Call) -> Answer {
 pub(crate) async fn attach_websocket(call: Call) -> Answer {
     let container = call.services.engine.find(call.name())?;
     let attached = container.attach(attach_spec(&call.query)?).await?;
-    stream::websocket(call, attached)
+    stream::websocket(call, attached, !container.tty())
 }

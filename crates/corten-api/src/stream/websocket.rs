@@ -22,8 +22,8 @@ const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PONG: u8 = 0x8a;
 
-/// Answers the handshake and pumps frames.
-pub(crate) fn websocket<A>(mut call: Call, attached: A) -> Answer
+/// Answers the handshake and pumps frames. `framed`: the output is multiplexed, which a page knows nothing of.
+pub(crate) fn websocket<A>(mut call: Call, attached: A, framed: bool) -> Answer
 where
     A: AsyncRead + AsyncWrite + Send + 'static,
 {
@@ -37,7 +37,7 @@ where
         let client = upgrade.await;
         link.release_end();
         if let Ok(client) = client
-            && let Err(error) = pump(TokioIo::new(client), attached).await
+            && let Err(error) = pump(TokioIo::new(client), attached, framed).await
         {
             tracing::debug!(%error, "websocket");
         }
@@ -53,7 +53,7 @@ where
     Ok(response)
 }
 
-async fn pump<C, A>(client: C, attached: A) -> io::Result<()>
+async fn pump<C, A>(client: C, attached: A, framed: bool) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Send + 'static,
     A: AsyncRead + AsyncWrite + Send + 'static,
@@ -61,6 +61,7 @@ where
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut output, mut input) = tokio::io::split(attached);
     let mut block = vec![0; BLOCK];
+    let mut frames = framed.then(Unframe::default);
     let (pings, mut pongs) = tokio::sync::mpsc::channel::<Vec<u8>>(4);
     let upward = async move {
         while let Some((opcode, data)) = read_frame(&mut from_client).await? {
@@ -89,7 +90,15 @@ where
                         write_frame(&mut to_client, CLOSE, &1000u16.to_be_bytes()).await?;
                         return to_client.shutdown().await;
                     }
-                    write_frame(&mut to_client, BINARY, &block[..n]).await?;
+                    match &mut frames {
+                        None => write_frame(&mut to_client, BINARY, &block[..n]).await?,
+                        Some(frames) => {
+                            let plain = frames.feed(&block[..n]);
+                            if !plain.is_empty() {
+                                write_frame(&mut to_client, BINARY, &plain).await?;
+                            }
+                        }
+                    }
                 }
                 Some(data) = pongs.recv() => write_frame(&mut to_client, PONG, &data).await?,
             }
@@ -98,6 +107,37 @@ where
     tokio::select! {
         done = downward => done,
         done = upward => done,
+    }
+}
+
+/// Takes the heads out of multiplexed output.
+#[derive(Debug, Default)]
+struct Unframe {
+    head: Vec<u8>,
+    left: usize,
+}
+
+impl Unframe {
+    fn feed(&mut self, mut data: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::with_capacity(data.len());
+        while !data.is_empty() {
+            if self.left > 0 {
+                let n = self.left.min(data.len());
+                plain.extend_from_slice(&data[..n]);
+                self.left -= n;
+                data = &data[n..];
+                continue;
+            }
+            let n = (8 - self.head.len()).min(data.len());
+            self.head.extend_from_slice(&data[..n]);
+            data = &data[n..];
+            if let Ok(head) = <[u8; 8]>::try_from(self.head.as_slice()) {
+                self.left =
+                    usize::try_from(u32::from_be_bytes([head[4], head[5], head[6], head[7]])).unwrap_or(0);
+                self.head.clear();
+            }
+        }
+        plain
     }
 }
 
@@ -155,11 +195,22 @@ mod tests {
         assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
+    #[test]
+    fn heads_of_frames_are_taken_out_wherever_the_cuts_are() {
+        let text = b"\x01\0\0\0\0\0\0\x03abc\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x02de";
+        for cut in 0..text.len() {
+            let mut frames = Unframe::default();
+            let mut plain = frames.feed(&text[..cut]);
+            plain.extend(frames.feed(&text[cut..]));
+            assert_eq!(plain, b"abcde", "{cut}");
+        }
+    }
+
     #[tokio::test]
     async fn frames_go_both_ways() {
         let (near, mut far) = tokio::io::duplex(1024);
         let (shell, mut process) = tokio::io::duplex(1024);
-        let pumping = tokio::spawn(pump(near, shell));
+        let pumping = tokio::spawn(pump(near, shell, false));
         far.write_all(&[0x82, 0x82, 1, 1, 1, 1, b'h' ^ 1, b'i' ^ 1]).await.unwrap();
         let mut got = [0; 2];
         process.read_exact(&mut got).await.unwrap();
