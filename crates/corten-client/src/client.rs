@@ -1,128 +1,29 @@
-//! Connections, requests and answers.
+//! Connections, and requests over them.
 
-use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use bytes::{Buf, Bytes, BytesMut};
-use futures_util::{Stream, StreamExt};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 
 use crate::endpoint::Target;
-use crate::{Endpoint, Error, Hijacked, Query, connect};
+use crate::request::OutBody;
+use crate::{Body, ByteStream, Endpoint, Error, Hijacked, JsonLines, Request, connect};
 
 /// The newest API version this client speaks.
 pub const MAX_API_VERSION: (u16, u16) = (1, 50);
 
 /// Answers read into memory are at most this long.
 const MAX_ANSWER: usize = 256 << 20;
-/// One line of a JSON stream is at most this long.
-const MAX_LINE: usize = 16 << 20;
 /// Idle connections kept.
 const MAX_IDLE: usize = 4;
 
 type Answer = (http::Response<Incoming>, SendRequest<OutBody>);
-type OutBody = BoxBody<Bytes, std::io::Error>;
-
-/// What a request carries.
-#[derive(Default)]
-pub enum Body {
-    /// Nothing.
-    #[default]
-    Empty,
-    /// JSON text.
-    Json(Bytes),
-    /// Bytes that come as they are made, with their media type.
-    Stream(&'static str, OutBody),
-}
-
-impl std::fmt::Debug for Body {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "Empty",
-            Self::Json(_) => "Json",
-            Self::Stream(..) => "Stream",
-        })
-    }
-}
-
-impl Body {
-    /// A body made from a stream of chunks.
-    pub fn stream(
-        media_type: &'static str,
-        chunks: impl Stream<Item = std::io::Result<Bytes>> + Send + Sync + 'static,
-    ) -> Self {
-        Self::Stream(media_type, BoxBody::new(StreamBody::new(chunks.map(|c| c.map(Frame::data)))))
-    }
-
-    /// A value as JSON.
-    #[must_use]
-    pub fn json(value: &impl serde::Serialize) -> Self {
-        Self::Json(serde_json::to_vec(value).unwrap_or_default().into())
-    }
-}
-
-/// One request, its path without the version.
-#[derive(Debug, Default)]
-pub struct Request {
-    /// Method.
-    pub method: Method,
-    /// `/containers/…`, percent-encoded.
-    pub path: String,
-    /// Parameters.
-    pub query: Query,
-    /// Further headers.
-    pub headers: HeaderMap,
-    /// Content.
-    pub body: Body,
-}
-
-impl Request {
-    /// A request without a body.
-    #[must_use]
-    pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), ..Self::default() }
-    }
-
-    /// The same request again, where its body can be sent twice.
-    fn replay(&self) -> Option<Self> {
-        let body = match &self.body {
-            Body::Stream(..) => return None,
-            Body::Empty => Body::Empty,
-            Body::Json(bytes) => Body::Json(bytes.clone()),
-        };
-        let (method, headers) = (self.method.clone(), self.headers.clone());
-        Some(Self { method, path: self.path.clone(), query: self.query.clone(), headers, body })
-    }
-
-    /// With parameters.
-    #[must_use]
-    pub fn query(mut self, query: Query) -> Self {
-        self.query = query;
-        self
-    }
-
-    /// With a body.
-    #[must_use]
-    pub fn body(mut self, body: Body) -> Self {
-        self.body = body;
-        self
-    }
-
-    /// With a header; one whose value has forbidden bytes is left out.
-    #[must_use]
-    pub fn header(mut self, name: &'static str, value: &str) -> Self {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.insert(HeaderName::from_static(name), value);
-        }
-        self
-    }
-}
 
 /// A client of one daemon.
 #[derive(Debug)]
@@ -366,7 +267,7 @@ impl Client {
     /// # Errors
     /// As [`Self::send`].
     pub async fn json_lines(&self, request: Request) -> Result<JsonLines, Error> {
-        Ok(JsonLines { stream: self.stream(request).await?, buffer: BytesMut::new(), ready: VecDeque::new() })
+        Ok(JsonLines::new(self.stream(request).await?))
     }
 
     /// Sends with `Upgrade: tcp` and takes the connection over.
@@ -444,88 +345,6 @@ fn too_new(error: &Error) -> Option<(u16, u16)> {
         return None;
     }
     parse_version(message.rsplit(' ').next()?)
-}
-
-/// The body of an answer, chunk by chunk.
-#[derive(Debug)]
-pub struct ByteStream(BodyStream<Incoming>);
-
-impl ByteStream {
-    pub(crate) fn from_answer(answer: http::Response<Incoming>) -> Self {
-        Self(BodyStream::new(answer.into_body()))
-    }
-
-    /// The next chunk; `None` at the end.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        loop {
-            match self.0.next().await {
-                None => return Ok(None),
-                Some(frame) => {
-                    if let Ok(data) = frame?.into_data() {
-                        return Ok(Some(data));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// An answer made of JSON values one after the other.
-#[derive(Debug)]
-pub struct JsonLines {
-    stream: ByteStream,
-    buffer: BytesMut,
-    ready: VecDeque<serde_json::Value>,
-}
-
-impl JsonLines {
-    /// The next value; `None` at the end.
-    ///
-    /// # Errors
-    /// The connection broke, or what came is not JSON.
-    pub async fn next(&mut self) -> Result<Option<serde_json::Value>, Error> {
-        loop {
-            if let Some(value) = self.ready.pop_front() {
-                return Ok(Some(value));
-            }
-            let chunk = self.stream.next().await?;
-            let end = chunk.is_none();
-            if let Some(chunk) = chunk {
-                self.buffer.extend_from_slice(&chunk);
-            }
-            let mut values =
-                serde_json::Deserializer::from_slice(&self.buffer).into_iter::<serde_json::Value>();
-            let mut consumed = 0;
-            loop {
-                match values.next() {
-                    Some(Ok(value)) => {
-                        consumed = values.byte_offset();
-                        self.ready.push_back(value);
-                    }
-                    Some(Err(e)) if e.is_eof() => break,
-                    Some(Err(e)) => return Err(Error::Answer(e.to_string())),
-                    None => {
-                        consumed = self.buffer.len();
-                        break;
-                    }
-                }
-            }
-            self.buffer.advance(consumed);
-            if self.buffer.len() > MAX_LINE {
-                return Err(Error::Answer("a line of the stream is too long".into()));
-            }
-            if end && self.ready.is_empty() {
-                return if self.buffer.iter().all(u8::is_ascii_whitespace) {
-                    Ok(None)
-                } else {
-                    Err(Error::Answer("unexpected EOF".into()))
-                };
-            }
-        }
-    }
 }
 
 #[cfg(test)]

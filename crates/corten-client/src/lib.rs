@@ -11,11 +11,15 @@ mod error;
 mod hijack;
 mod ops;
 mod query;
+mod request;
+mod stream;
 mod tls;
 
-pub use client::{Body, ByteStream, Client, JsonLines, MAX_API_VERSION, Request};
+pub use client::{Client, MAX_API_VERSION};
 pub use endpoint::{Endpoint, TlsFiles};
 pub use error::Error;
 pub use hijack::{Hijacked, ReadHalf, WriteHalf};
 pub use ops::{AttachOptions, LogOptions};
 pub use query::{Filters, Query};
+pub use request::{Body, Request};
+pub use stream::{ByteStream, JsonLines};

@@ -1,6 +1,7 @@
 //! Containers.
 
 mod copy;
+mod create_flags;
 mod exec;
 mod lifecycle;
 mod list;
@@ -48,7 +49,7 @@ pub(super) const COMMANDS: &[Command] = &[
         about: "Create a container from an image and run it",
         usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
         flags: &[
-            options::FLAGS,
+            create_flags::FLAGS,
             &[flag("detach", 'd', Bool, "Run in the background and print the ID"), KEYS, SIG_PROXY],
         ],
         interspersed: false,
@@ -60,7 +61,7 @@ pub(super) const COMMANDS: &[Command] = &[
         top: &["create"],
         about: "Create a container",
         usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]",
-        flags: &[options::FLAGS],
+        flags: &[create_flags::FLAGS],
         interspersed: false,
         run: |c, f| Box::pin(run::create(c, f)),
         ..BASE
