@@ -296,6 +296,7 @@ fn commit_takes_what_changed() {
             ("/d", ChangeKind::Modified),
             ("/d/one", ChangeKind::Deleted),
             ("/d/two", ChangeKind::Added),
+            ("/etc", ChangeKind::Modified),
             ("/etc/hosts", ChangeKind::Modified)
         ]
     );

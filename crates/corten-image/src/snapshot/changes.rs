@@ -46,13 +46,14 @@ impl Walk {
         if self.seen.insert(path.to_owned()) {
             self.changes.push(Change { path: path.to_owned(), kind });
         }
-        // COMPAT: moby lists the directory of what came or went as modified, even if its times are equal.
-        if kind != ChangeKind::Modified
-            && let Some((parent, _)) = path.rsplit_once('/')
+        // COMPAT: the directories above a change are modified, even if their times are equal.
+        let mut path = path;
+        while let Some((parent, _)) = path.rsplit_once('/')
             && !parent.is_empty()
             && self.seen.insert(parent.to_owned())
         {
             self.changes.push(Change { path: parent.to_owned(), kind: ChangeKind::Modified });
+            path = parent;
         }
     }
 
