@@ -338,7 +338,14 @@ fn ship_one(engine: &Engine) -> Result<(f64, f64)> {
         .stderr(Stdio::null())
         .spawn()?;
     let begin = Instant::now();
-    while !engine.inside("busybox").args(["nc", "-z", "127.0.0.1", "5000"]).output()?.status.success() {
+    while !engine
+        .inside("busybox")
+        .args(["nc", "-w", "1", "127.0.0.1", "5000"])
+        .stdin(Stdio::null())
+        .output()?
+        .status
+        .success()
+    {
         if begin.elapsed() > Duration::from_secs(10) {
             bail!("the registry did not come up");
         }

@@ -363,12 +363,31 @@ impl Daemon {
         }
     }
 
-    /// Fetches a page from inside the daemon's network namespace; the body, or `None` while nobody answers.
+    /// Fetches a page (`http://IPv4:PORT/PATH`) from inside the daemon's network namespace; the body, or `None`
+    /// while nobody answers. By `nc`: the static busybox's wget cannot look names up.
     #[must_use]
     pub fn fetch(&self, url: &str) -> Option<String> {
-        let output =
-            self.in_netns("busybox").args(["wget", "-q", "-T", "2", "-O", "-", url]).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        let (authority, path) = url.strip_prefix("http://")?.split_once('/')?;
+        let (host, port) = authority.split_once(':')?;
+        let mut nc = self.in_netns("busybox");
+        nc.args(["nc", "-w", "3", host, port])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = nc.spawn().ok()?;
+        child.stdin.take()?.write_all(format!("GET /{path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
+        let output = child.wait_with_output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        head.contains(" 200 ").then(|| body.to_owned())
+    }
+
+    /// Whether somebody listens on this loopback port of the daemon's network namespace.
+    #[must_use]
+    pub fn listens(&self, port: u16) -> bool {
+        let mut nc = self.in_netns("busybox");
+        nc.args(["nc", "-w", "1", "127.0.0.1", &port.to_string()]).stdin(Stdio::null());
+        nc.output().is_ok_and(|o| o.status.success())
     }
 
     fn container_ids(&self) -> Vec<String> {

@@ -23,10 +23,7 @@ impl Registry {
             .spawn()
             .expect("set-up");
         let registry = Self { child, _root: root };
-        daemon.eventually("the registry", || {
-            let mut connect = daemon.in_netns("busybox");
-            connect.args(["nc", "-z", "127.0.0.1", "5000"]).output().ok().filter(|o| o.status.success())
-        });
+        daemon.eventually("the registry", || daemon.listens(5000).then_some(()));
         registry
     }
 }
