@@ -26,8 +26,8 @@ pub use self::attach::{AttachSpec, Attached, DetachKeys};
 pub(crate) use self::attach::{Pipes, Terminal, ending};
 pub use self::files::{ByteStream, CommitSpec, PutOptions};
 pub(crate) use self::launch::{
-    Run, check_endpoint, check_endpoints, destroy_cgroup, load_run, load_transient, read_exit, sweep_orphan,
-    write_transient,
+    Run, check_endpoint, check_endpoints, destroy_cgroup, load_run, load_state, load_transient, read_exit,
+    sweep_orphan, write_transient,
 };
 use self::phase::{Answer, Event, Refusal};
 pub(crate) use self::phase::{Found, Phase};

@@ -25,7 +25,7 @@ use super::phase::Exit;
 use crate::error::{Error, Result, conflict, invalid, not_found};
 use crate::failpoint::failpoint;
 use crate::hosts::{self, DnsOptions};
-use crate::record::{CONTAINERS, ContainerRecord, MountKind, NetworkEntry, STATES};
+use crate::record::{CONTAINERS, ContainerRecord, MountKind, NetworkEntry, STATES, StateRecord};
 use crate::shared::Shared;
 use crate::spec::Surroundings;
 use crate::view::Endpoint;
@@ -48,6 +48,7 @@ pub(crate) struct Launched {
 }
 
 const RUN: &str = "run.json";
+const STATE: &str = "state.json";
 const TRANSIENT: &str = "record.json";
 
 /// `exit.json` of a run directory.
@@ -65,6 +66,28 @@ pub(crate) fn load_run(dir: &Path) -> Run {
 pub(crate) fn write_run(shared: &Shared, id: &Id, run: &Run) -> Result<()> {
     let text = serde_json::to_vec(run).map_err(|e| Error::io("encode run.json", std::io::Error::other(e)))?;
     Ok(replace(&shared.run_dir(id).join(RUN), &text, 0o600, Durability::Process)?)
+}
+
+/// `state.json`: best effort, the database has it a little later.
+pub(crate) fn write_state(shared: &Shared, id: &Id, state: &StateRecord) {
+    let dir = shared.run_dir(id);
+    if let Ok(text) = serde_json::to_vec(state)
+        && dir.exists()
+        && let Err(error) = replace(&dir.join(STATE), &text, 0o600, Durability::Process)
+    {
+        tracing::warn!(container.id = %id, error = crate::error::chain(&error), "state cannot be noted");
+    }
+}
+
+/// `state.json` of a run directory: newer than what the database has, if it is there.
+pub(crate) fn load_state(dir: &Path) -> Option<StateRecord> {
+    serde_json::from_slice(&std::fs::read(dir.join(STATE)).ok()?).ok()
+}
+
+/// When the last run began, as the shim noted it.
+pub(crate) fn read_started(dir: &Path) -> Option<i64> {
+    let text = std::fs::read(dir.join(shim::SHIM_NAME)).ok()?;
+    serde_json::from_slice::<shim::ShimRecord>(&text).ok().map(|r| r.started.started_at)
 }
 
 /// The record of a container that goes when it exits: it need not survive the machine, only the daemon.

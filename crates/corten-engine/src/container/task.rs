@@ -25,7 +25,7 @@ use super::phase::{Answer, Effect, Event, Exit, Facts, Found, Happening, Phase, 
 use super::{Container, Entry, RemoveOptions, blocking, call_shim, health, shim_error};
 use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
-use crate::record::{CONTAINERS, ContainerRecord, Standing, StateRecord};
+use crate::record::{CONTAINERS, ContainerRecord, STATES, Standing, StateRecord};
 use crate::shared::Shared;
 use crate::view::{ContainerView, Endpoint, Status};
 use crate::{signal, spec};
@@ -272,8 +272,7 @@ impl Task {
                 None
             }
             Effect::RecordManual(manual) => {
-                self.state.manually_stopped = manual;
-                self.remember();
+                self.record_manual(manual).await;
                 None
             }
             Effect::Delete => Some(self.delete().await),
@@ -368,6 +367,23 @@ impl Task {
         self.remember();
     }
 
+    /// That a person stopped it is a wish, not an observation: where a restart policy asks for it, it survives a power
+    /// cut.
+    async fn record_manual(&mut self, manual: bool) {
+        self.state.manually_stopped = manual;
+        self.remember();
+        if self.facts().policy == Policy::UnlessStopped {
+            let (shared, id, state) = (self.shared.clone(), self.record.id.clone(), self.state.clone());
+            let saved = blocking(move || {
+                shared.db.write::<_, Error>(Commit::Durable, |w| Ok(w.put(STATES, id.as_str(), &state)?))
+            })
+            .await;
+            if let Err(error) = saved {
+                self.failure.get_or_insert(error);
+            }
+        }
+    }
+
     /// Behind a run: the shim may leave, the sandbox and mounts go.
     async fn clean_up(&mut self) {
         self.stop_probe();
@@ -434,8 +450,11 @@ impl Task {
         self.container.publish(action, attributes);
     }
 
+    /// For the next daemon: at once in the run directory, which a crash of ours leaves alone, and some time later in
+    /// the database.
     fn remember(&self) {
         if self.state.standing != Standing::Removing {
+            launch::write_state(&self.shared, &self.record.id, &self.state);
             self.shared.remember(&self.record.id, &self.state);
         }
     }
@@ -598,6 +617,11 @@ impl Task {
         self.save(ContainerRecord { networks: Arc::new(networks), ..self.record.as_ref().clone() }).await
     }
 
+    /// When the shim says that the run began.
+    fn run_began(&self) -> i64 {
+        launch::read_started(&self.shared.run_dir(&self.record.id)).unwrap_or(self.record.created_ns)
+    }
+
     async fn recover(&mut self, found: Found, shim: Option<Shim>, run: Run) {
         self.run = run;
         if let Found::Alive { pid: _, started, .. } = found {
@@ -614,7 +638,7 @@ impl Task {
         if matches!(found, Found::Ended(_)) && self.state.started_ns == 0 {
             // It ran and ended before its start was remembered.
             self.state.standing = Standing::Running;
-            self.state.started_ns = self.record.created_ns;
+            self.state.started_ns = self.run_began();
         }
         self.quietly(Event::Recover(found)).await;
     }

@@ -16,7 +16,7 @@ use super::Engine;
 use super::create::save;
 use crate::config::EngineConfig;
 use crate::container::{
-    self, Container, Found, Phase, Run, Start, blocking, load_run, load_transient, read_exit,
+    self, Container, Found, Phase, Run, Start, blocking, load_run, load_state, load_transient, read_exit,
 };
 use crate::container::{destroy_cgroup, exited, running, sweep_orphan};
 use crate::error::{Error, Result};
@@ -153,7 +153,8 @@ fn look(shared: &Shared) -> Result<Vec<Finding>> {
         let run = if alive { load_run(&dir) } else { Run::default() };
         let volumes = record.mounts.iter().filter(|m| m.kind == MountKind::Volume).map(|m| m.name.clone());
         shared.volumes.hold(&id, volumes);
-        let state = states.remove(&id).unwrap_or_default();
+        let stored = states.remove(&id);
+        let state = load_state(&dir).or(stored).unwrap_or_default();
         findings.push(Finding { record, state, found, shim, run });
     }
     restore_networks(shared, &findings)?;
