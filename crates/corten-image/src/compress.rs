@@ -12,6 +12,10 @@ pub(crate) enum Compression {
     None,
     Gzip,
     Zstd,
+    /// Read only; not for layers.
+    Bzip2,
+    /// Read only; not for layers.
+    Xz,
 }
 
 /// Decompressed bytes that are always allowed; beyond them the ratio counts.
@@ -25,7 +29,7 @@ pub(crate) fn decoder<'a>(source: impl Read + 'a) -> Result<(Compression, Box<dy
     let mut source =
         BufReader::with_capacity(128 << 10, Counting { inner: source, taken: Arc::clone(&taken) });
     let first = fill(&mut source).map_err(ImageError::Stream)?;
-    let compression = sniff(&first)?;
+    let compression = sniff(&first);
     let inner: Box<dyn Read + 'a> = match compression {
         Compression::None => return Ok((compression, Box::new(source))),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
@@ -35,22 +39,23 @@ pub(crate) fn decoder<'a>(source: impl Read + 'a) -> Result<(Compression, Box<dy
             decoder.window_log_max(27).map_err(ImageError::Stream)?;
             Box::new(decoder)
         }
+        Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(source)),
+        // As with zstd, in KiB.
+        Compression::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(source, true, 144 << 10)),
     };
     Ok((compression, Box::new(Guard { inner, taken, given: 0 })))
 }
 
 /// What the first bytes of a stream say about it.
-pub(crate) fn sniff(first: &[u8]) -> Result<Compression, ImageError> {
+pub(crate) fn sniff(first: &[u8]) -> Compression {
     match first {
-        [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
         // A skippable frame begins zstd:chunked and seekable files.
-        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
-        [b'B', b'Z', b'h', ..] => Err(ImageError::Unsupported("bzip2 compression is not supported".into())),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
-            Err(ImageError::Unsupported("xz compression is not supported".into()))
-        }
-        _ => Ok(Compression::None),
+        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Compression::Bzip2,
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Compression::Xz,
+        _ => Compression::None,
     }
 }
 
@@ -122,7 +127,17 @@ mod tests {
             gz.extend(e.finish().unwrap());
         }
         let zst = zstd::encode_all(&b"onetwo"[..], 1).unwrap();
-        for bytes in [b"onetwo".to_vec(), gz, zst] {
+        // Made by Python: two streams of bzip2, one of xz.
+        let bz2 = hex::decode(concat!(
+            "425a6839314159265359bb701b1000000101000201a000219819816177245385090bb701b100",
+            "425a6839314159265359cddc8d9a0000008180000084802000219819846177245385090cddc8d9a0"
+        ));
+        let xz = hex::decode(concat!(
+            "fd377a585a000004e6d6b4460200210116000000742fe5a30100056f6e6574776f000000f28004e9",
+            "6237c5ce00011e06c12fa41d1fb6f37d010000000004595a"
+        ));
+        let packed = [b"onetwo".to_vec(), gz, zst, bz2.unwrap(), xz.unwrap()];
+        for bytes in packed {
             let mut out = String::new();
             decoder(&bytes[..]).unwrap().1.read_to_string(&mut out).unwrap();
             assert_eq!(out, "onetwo");

@@ -240,10 +240,13 @@ impl Images {
             }
         }
         let head = &peek[..filled];
-        let mut source = Read::chain(head, tar);
+        let source = Read::chain(head, tar);
         let ingest = self.content().ingest()?;
-        let (staged, (digest, size), kind) = match compress::sniff(head)? {
-            Compression::None => {
+        let (staged, (digest, size), kind) = match compress::sniff(head) {
+            // No layer is made of bzip2 or xz; what they hold is compressed again.
+            plain @ (Compression::None | Compression::Bzip2 | Compression::Xz) => {
+                let source: Box<dyn Read> =
+                    if plain == Compression::None { Box::new(source) } else { compress::decoder(source)?.1 };
                 let blob = GzEncoder::new(ingest, flate2::Compression::new(GZIP_LEVEL));
                 let mut tee = Tee { source, sink: blob };
                 let staged = self.inner.snapshots.stage_tar(&mut tee, cancel)?;
@@ -251,7 +254,7 @@ impl Images {
                 (staged, ingest.finish(None, pins)?, media_type::LAYER_GZIP)
             }
             compressed => {
-                let mut tee = Tee { source: &mut source, sink: ingest };
+                let mut tee = Tee { source, sink: ingest };
                 let staged = self.inner.snapshots.stage(&mut tee, cancel)?;
                 // Whatever follows the compressed stream belongs to the blob's bytes, too.
                 io::copy(&mut tee, &mut io::sink()).map_err(ImageError::Stream)?;

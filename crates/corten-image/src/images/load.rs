@@ -275,10 +275,13 @@ impl Images {
             let (digest, size) = members.file(name).cloned().ok_or_else(|| missing("layer", name))?;
             let mut head = Vec::new();
             self.content().open_blob(&digest)?.take(6).read_to_end(&mut head).map_err(ImageError::Stream)?;
-            let kind = match compress::sniff(&head)? {
+            let kind = match compress::sniff(&head) {
                 Compression::None => media_type::LAYER,
                 Compression::Gzip => media_type::LAYER_GZIP,
                 Compression::Zstd => media_type::LAYER_ZSTD,
+                Compression::Bzip2 | Compression::Xz => {
+                    return Err(ImageError::LayerType("bzip2 or xz".into()));
+                }
             };
             layers.push(Descriptor::new(kind, digest, size));
         }
