@@ -102,7 +102,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     long("stop-signal", Text, "Signal that stops the container"),
     long("stop-timeout", Int, "Seconds until a stop becomes a kill"),
     long("storage-opt", List, "Option of the storage driver"),
-    long("sysctl", Pairs, "Kernel parameter"),
+    long("sysctl", Pairs, "Kernel parameter").check(check_sysctl),
     long("tmpfs", List, "Directory to mount a tmpfs on"),
     flag("tty", 't', Bool, "Allocate a terminal"),
     long("ulimit", Ulimit, "Resource limit: name=soft[:hard]"),
@@ -118,6 +118,18 @@ pub(crate) const FLAGS: &[Flag] = &[
 
 fn check_host(text: &str) -> Result<(), String> {
     opts::extra_host(text).map(drop)
+}
+
+/// Parameters that have a namespace; the kernel's others would change the host.
+fn check_sysctl(text: &str) -> Result<(), String> {
+    const NAMES: [&str; 8] =
+        ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
+    let key = text.split('=').next().unwrap_or_default();
+    let known = key.strip_prefix("kernel.").is_some_and(|name| NAMES.contains(&name));
+    if text.contains('=') && (known || key.starts_with("net.") || key.starts_with("fs.mqueue.")) {
+        return Ok(());
+    }
+    Err(format!("sysctl '{text}' is not allowed"))
 }
 
 fn check_ip(text: &str) -> Result<(), String> {

@@ -36,8 +36,13 @@ pub(crate) fn networks(flags: &Flags) -> Result<Networks, String> {
     let mode = given[0].0.clone();
     let links = user_defined(&given[0].0);
     flag_settings(flags, &mut given[0].1, links)?;
+    let single = given.len() == 1;
     let mut endpoints = Map::new();
     for (name, settings) in given {
+        // COMPAT: a mode that needs no endpoint must not have one, or the daemon refuses it.
+        if single && settings.is_empty() && name != "default" {
+            continue;
+        }
         if settings.contains_key("Aliases") && !user_defined(&name) {
             return Err("network-scoped aliases are only supported for user-defined networks".into());
         }

@@ -60,7 +60,7 @@ fn build(cli: &Cli, flags: &Flags, detach: bool) -> Result<Create, String> {
         "Tty": tty,
         "OpenStdin": open_stdin,
         "StdinOnce": open_stdin && attach_stdin,
-        "Env": opts::environment(&flags.list("env"), &flags.list("env-file"))?,
+        "Env": Value::Null,
         "Cmd": if command.is_empty() { Value::Null } else { json!(command) },
         "Image": image,
         "Volumes": anonymous,
@@ -83,10 +83,10 @@ fn build(cli: &Cli, flags: &Flags, detach: bool) -> Result<Create, String> {
         check_mac(flags.text("mac-address"))?;
     }
     set_if(&mut body, "Healthcheck", health(flags)?);
-    let proxies = proxy_environment(cli, body["Env"].as_array());
-    if let Some(env) = body["Env"].as_array_mut() {
-        env.extend(proxies);
-    }
+    let mut env = opts::environment(&flags.list("env"), &flags.list("env-file"))?;
+    let proxies = proxy_environment(cli, &env);
+    env.extend(proxies);
+    body["Env"] = null_if_empty(env);
     let networks = super::networking::networks(flags)?;
     body["HostConfig"] = host_config(flags, &ports, binds, &networks.mode)?;
     body["NetworkingConfig"] = json!({"EndpointsConfig": networks.endpoints});
@@ -191,7 +191,7 @@ fn health(flags: &Flags) -> Result<Value, String> {
 }
 
 /// Proxy settings of config.json that the container does not set itself.
-fn proxy_environment(cli: &Cli, env: Option<&Vec<Value>>) -> Vec<Value> {
+fn proxy_environment(cli: &Cli, env: &[String]) -> Vec<String> {
     let config = cli.config().borrow();
     let Some(proxies) = config.get("proxies").and_then(Value::as_object) else { return Vec::new() };
     let host = cli.globals.host.clone().or_else(|| cli.env.host.clone()).unwrap_or_default();
@@ -202,13 +202,9 @@ fn proxy_environment(cli: &Cli, env: Option<&Vec<Value>>) -> Vec<Value> {
             continue;
         };
         for name in [(*name).to_owned(), name.to_lowercase()] {
-            let set = env
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .any(|e| e.split('=').next() == Some(name.as_str()));
+            let set = env.iter().any(|e| e.split('=').next() == Some(name.as_str()));
             if !set {
-                out.push(format!("{name}={value}").into());
+                out.push(format!("{name}={value}"));
             }
         }
     }

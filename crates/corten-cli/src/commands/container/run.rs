@@ -270,11 +270,7 @@ async fn create_container(cli: &Cli, flags: &Flags, request: &Create) -> Result<
         })?),
     };
     let created = match client.container_create(flags.text("name"), &platform, &request.body).await {
-        Err(e)
-            if e.kind() == Kind::NotFound
-                && policy == "missing"
-                && e.message().to_lowercase().contains("no such image") =>
-        {
+        Err(e) if policy == "missing" && image_is_missing(&e) => {
             let Some(reference) = &reference else { return Err(drop_cidfile(cidfile, e.into())) };
             if target != Target::Nowhere {
                 cli.warn(&format!("Unable to find image '{}' locally", reference.familiar()));
@@ -295,6 +291,13 @@ async fn create_container(cli: &Cli, flags: &Flags, request: &Create) -> Result<
         file.write_all(id.as_bytes())?;
     }
     Ok(id)
+}
+
+/// Whether a create failed because the image, or its variant for the platform, is not there.
+fn image_is_missing(error: &Error) -> bool {
+    let text = error.message().to_lowercase();
+    error.kind() == Kind::NotFound
+        && (text.contains("no such image") || text.contains("does not provide the specified platform"))
 }
 
 /// Removes the empty file of a container that was not made.
