@@ -11,6 +11,7 @@ use corten_base::fs::FileError;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failed operation.
+#[expect(clippy::error_impl_error, reason = "the crate's one error; users name it `corten_engine::Error`")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No container has this name, id or id prefix.

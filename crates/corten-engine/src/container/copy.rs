@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Timestamps, chownat, fchmod, fchown, fstat,
@@ -41,7 +41,7 @@ pub(super) fn fill(root: BorrowedFd<'_>, inside: &str, volume: &Path) -> Result<
     };
     let target = openat(CWD, volume, flags, Mode::empty()).map_err(fail)?;
     let mut copy = Copy { links: HashMap::new() };
-    copy.directory(&source, &target, &mut PathBuf::new(), 0).map_err(fail)
+    copy.directory(&source, &target, 0).map_err(fail)
 }
 
 struct Copy {
@@ -50,13 +50,7 @@ struct Copy {
 }
 
 impl Copy {
-    fn directory(
-        &mut self,
-        from: &OwnedFd,
-        to: &OwnedFd,
-        at: &mut PathBuf,
-        depth: usize,
-    ) -> Result<(), rustix::io::Errno> {
+    fn directory(&mut self, from: &OwnedFd, to: &OwnedFd, depth: usize) -> Result<(), rustix::io::Errno> {
         if depth > MAX_DEPTH {
             return Err(rustix::io::Errno::NAMETOOLONG);
         }
@@ -79,7 +73,7 @@ impl Copy {
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let (f, t) =
                         (openat(from, name, flags, Mode::empty())?, openat(to, name, flags, Mode::empty())?);
-                    self.directory(&f, &t, at, depth + 1)?;
+                    self.directory(&f, &t, depth + 1)?;
                     continue;
                 }
                 FileType::RegularFile => file(from, to, name)?,

@@ -189,7 +189,11 @@ impl Task {
             News::Lost => {
                 // Init died with its shim, unless the exit is on disk already.
                 let (shared, record) = (self.shared.clone(), self.record.clone());
-                let _ended = blocking(move || Ok(launch::destroy_cgroup(&shared, &record))).await;
+                let _ended = blocking(move || {
+                    launch::destroy_cgroup(&shared, &record);
+                    Ok(())
+                })
+                .await;
                 let exit = launch::read_exit(&self.shared.run_dir(&self.record.id)).unwrap_or(Exit {
                     code: 137,
                     oom: false,
