@@ -107,7 +107,20 @@ impl Drop for Polite {
 
 /// See [`BodyReader`]. To be called on the runtime.
 pub(crate) fn reader(body: Incoming) -> BodyReader {
-    SyncIoBridge::new(StreamReader::new(byte_stream(body)))
+    stream_reader(byte_stream(body))
+}
+
+/// Any stream for code that reads synchronously. To be called on the runtime.
+pub(crate) fn stream_reader(stream: BodyStream) -> BodyReader {
+    SyncIoBridge::new(StreamReader::new(stream))
+}
+
+/// A file being downloaded, as a body.
+pub(crate) fn download_stream(download: corten_registry::Download) -> BodyStream {
+    Box::pin(futures_util::stream::unfold(download, |mut download| async move {
+        let next = download.next().await.map_err(io::Error::other).transpose()?;
+        Some((next, download))
+    }))
 }
 
 /// Sends what is written synchronously; write on a blocking thread only. Fails once the client has gone.

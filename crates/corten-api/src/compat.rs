@@ -4,6 +4,8 @@
 //! engine, whose text is compared, say 1.55. Raising `version::NEWEST` is all that 1.56 needs.
 //! Versions from 1.24 on are accepted although the refusal of older ones names 1.40, as the reference engine's does.
 
+mod disk_usage;
+
 use corten_wire::api::stream::{MULTIPLEXED_STREAM, RAW_STREAM};
 use serde_json::{Map, Value, json};
 
@@ -85,6 +87,7 @@ static CHANGES: &[Change] = &[
         routes: &["/containers/json"],
         what: What::Response(|list| each(list, |c| remove(c, &["Health"]))),
     },
+    Change { version: v(52), routes: &["/system/df"], what: What::NewResponse(disk_usage::add_totals) },
     Change {
         version: v(48),
         routes: &["/containers/json", "/containers/{name}/json"],

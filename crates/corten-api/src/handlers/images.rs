@@ -151,12 +151,11 @@ pub(crate) async fn create(call: Call) -> Answer {
 
 async fn import(call: Call) -> Answer {
     let q = &call.query;
-    let source = q.text("fromSrc").to_owned();
-    if source != "-" {
-        return Err(ApiError::unsupported(
-            "importing from a URL is not supported by this daemon: download the archive and import it from standard input",
-        ));
-    }
+    let source = match q.text("fromSrc") {
+        "-" => "-".to_owned(),
+        url if url.contains("://") => url.to_owned(),
+        host => format!("http://{host}"),
+    };
     let mut request = ImportRequest {
         config: corten_wire::oci_image::ContainerConfig::default(),
         comment: match q.text("message") {
@@ -167,8 +166,16 @@ async fn import(call: Call) -> Answer {
         platform: platform(q.text("platform"))?,
     };
     apply_changes(&mut request.config, &changes_of(q))?;
-    let (images, mut tar) = (call.services.images.clone(), body::reader(call.body));
+    let services = Arc::clone(&call.services);
+    let sent = body::byte_stream(call.body);
     stream::progress(Early::Status, move |sink, cancel| async move {
+        let stream = if source == "-" {
+            sent
+        } else {
+            sink.send(&JsonMessage::status("", format!("Downloading from {source}")));
+            body::download_stream(services.registries.download(&source).await?)
+        };
+        let (images, mut tar) = (services.images.clone(), body::stream_reader(stream));
         let image = blocking(move || images.import(&mut tar, request, &cancel)).await?;
         sink.send(&JsonMessage::status("", image.id.to_string()));
         Ok(())
