@@ -218,7 +218,15 @@ impl Inner {
         let mut sandbox = self.sandboxes.enter(&record.container).map_err(kernel("enter the sandbox for"))?;
         match network.driver {
             Driver::Bridge => {
-                self.add_pair(record, network, &plan, &sandbox).map_err(kernel("make the pair of"))?
+                let made = match self.add_pair(record, network, &plan, &sandbox) {
+                    // An endpoint that was detached a moment ago still waits for its link to be deleted.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        delete(&mut sandbox.route, &record.ifname)
+                            .and_then(|()| self.add_pair(record, network, &plan, &sandbox))
+                    }
+                    made => made,
+                };
+                made.map_err(kernel("make the pair of"))?;
             }
             Driver::Macvlan => self.add_macvlan(record, network, &sandbox).map_err(kernel("make"))?,
         }
