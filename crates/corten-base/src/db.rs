@@ -115,7 +115,11 @@ impl Db {
     ///
     /// # Errors
     /// A damaged database or record.
-    pub fn get<V: Serialize + DeserializeOwned>(&self, table: Table<V>, key: &str) -> Result<Option<V>, DbError> {
+    pub fn get<V: Serialize + DeserializeOwned>(
+        &self,
+        table: Table<V>,
+        key: &str,
+    ) -> Result<Option<V>, DbError> {
         let txn = self.inner.begin_read().map_err(store)?;
         let t = match txn.open_table(table.definition()) {
             Ok(t) => t,
@@ -164,7 +168,11 @@ impl Write {
     ///
     /// # Errors
     /// A damaged database or record.
-    pub fn get<V: Serialize + DeserializeOwned>(&self, table: Table<V>, key: &str) -> Result<Option<V>, DbError> {
+    pub fn get<V: Serialize + DeserializeOwned>(
+        &self,
+        table: Table<V>,
+        key: &str,
+    ) -> Result<Option<V>, DbError> {
         let t = self.txn.open_table(table.definition()).map_err(store)?;
         match t.get(key).map_err(store)? {
             Some(guard) => table.decode(key, guard.value()).map(Some),
@@ -190,7 +198,12 @@ impl Write {
     ///
     /// # Errors
     /// A damaged or full database.
-    pub fn put<V: Serialize + DeserializeOwned>(&self, table: Table<V>, key: &str, value: &V) -> Result<(), DbError> {
+    pub fn put<V: Serialize + DeserializeOwned>(
+        &self,
+        table: Table<V>,
+        key: &str,
+        value: &V,
+    ) -> Result<(), DbError> {
         let bytes = serde_json::to_vec(value).map_err(|source| DbError::Record {
             table: table.name,
             key: key.to_owned(),
@@ -205,7 +218,11 @@ impl Write {
     ///
     /// # Errors
     /// A damaged database.
-    pub fn remove<V: Serialize + DeserializeOwned>(&self, table: Table<V>, key: &str) -> Result<bool, DbError> {
+    pub fn remove<V: Serialize + DeserializeOwned>(
+        &self,
+        table: Table<V>,
+        key: &str,
+    ) -> Result<bool, DbError> {
         let mut t = self.txn.open_table(table.definition()).map_err(store)?;
         Ok(t.remove(key).map_err(store)?.is_some())
     }

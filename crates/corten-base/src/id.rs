@@ -22,8 +22,9 @@ impl Id {
             let mut bytes = [0u8; 32];
             let mut filled = 0;
             while filled < bytes.len() {
-                filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-                    .expect("getrandom without flags only fails before the pool is ready");
+                filled +=
+                    rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+                        .expect("getrandom without flags only fails before the pool is ready");
             }
             let id = hex::encode(bytes);
             if !id[..12].bytes().all(|b| b.is_ascii_digit()) {

@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 /// What an image runs on, normalised (`x86_64` is `amd64`, `aarch64` is `arm64` without `v8`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
 pub struct Platform {
     /// Go's `GOOS`: `linux`.
     pub os: String,
@@ -22,7 +24,9 @@ pub enum InvalidPlatform {
     #[error("{0:?}: cannot parse platform specifier")]
     Parts(String),
     /// A part with a character outside `[A-Za-z0-9_.-]`.
-    #[error("{1:?} is an invalid component of {0:?}: platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument")]
+    #[error(
+        "{1:?} is an invalid component of {0:?}: platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
+    )]
     Component(String, String),
 }
 
@@ -81,7 +85,8 @@ impl FromStr for Platform {
     fn from_str(s: &str) -> Result<Self, InvalidPlatform> {
         let parts: Vec<&str> = s.split('/').collect();
         for part in &parts {
-            let ok = !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+            let ok =
+                !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
             if !ok {
                 return Err(InvalidPlatform::Component(s.to_owned(), (*part).to_owned()));
             }
@@ -90,7 +95,9 @@ impl FromStr for Platform {
         let p = match parts[..] {
             ["linux"] => host,
             [architecture] => Self { architecture: architecture.into(), ..host },
-            [os, architecture] => Self { os: os.into(), architecture: architecture.into(), variant: String::new() },
+            [os, architecture] => {
+                Self { os: os.into(), architecture: architecture.into(), variant: String::new() }
+            }
             [os, architecture, variant] => {
                 Self { os: os.into(), architecture: architecture.into(), variant: variant.into() }
             }

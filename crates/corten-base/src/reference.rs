@@ -165,7 +165,10 @@ fn valid_component(c: &str) -> bool {
         }
         let run = b[i..].iter().take_while(|x| !alnum(**x)).count();
         let separator = &b[i..i + run];
-        let ok = separator == b"." || separator == b"_" || separator == b"__" || separator.iter().all(|x| *x == b'-');
+        let ok = separator == b"."
+            || separator == b"_"
+            || separator == b"__"
+            || separator.iter().all(|x| *x == b'-');
         if !ok {
             return false;
         }
@@ -209,15 +212,20 @@ impl FromStr for Reference {
         // a colon, is localhost, or has an upper-case letter.
         let (domain, remainder) = match text.split_once('/') {
             Some((first, rest))
-                if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+                if first.contains(['.', ':'])
+                    || first == "localhost"
+                    || first.bytes().any(|b| b.is_ascii_uppercase()) =>
             {
                 (first, rest.to_owned())
             }
             _ => (DEFAULT_DOMAIN, text.to_owned()),
         };
         let domain = if domain == LEGACY_DOMAIN { DEFAULT_DOMAIN } else { domain };
-        let remainder =
-            if domain == DEFAULT_DOMAIN && !remainder.contains('/') { format!("{OFFICIAL}{remainder}") } else { remainder };
+        let remainder = if domain == DEFAULT_DOMAIN && !remainder.contains('/') {
+            format!("{OFFICIAL}{remainder}")
+        } else {
+            remainder
+        };
         let (named, digest) = match remainder.split_once('@') {
             Some((named, digest)) => (named, Some(digest)),
             None => (remainder.as_str(), None),
@@ -295,7 +303,10 @@ mod tests {
         check("busybox:1", Ok(("docker.io/library/busybox:1", "busybox:1")));
         check("me/app", Ok(("docker.io/me/app", "me/app")));
         check("localhost/app", Ok(("localhost/app", "localhost/app")));
-        check("example.test:5000/team/app:v1", Ok(("example.test:5000/team/app:v1", "example.test:5000/team/app:v1")));
+        check(
+            "example.test:5000/team/app:v1",
+            Ok(("example.test:5000/team/app:v1", "example.test:5000/team/app:v1")),
+        );
         check("index.docker.io/library/x", Ok(("docker.io/library/x", "x")));
         check("Upper/x", Ok(("Upper/x", "Upper/x")));
         let digest = format!("x@sha256:{}", "a".repeat(64));
@@ -312,7 +323,10 @@ mod tests {
         check("x@sha256:12", Err("invalid checksum digest length"));
         check(
             &"a".repeat(64),
-            Err(&format!("invalid repository name ({}), cannot specify 64-byte hexadecimal strings", "a".repeat(64))),
+            Err(&format!(
+                "invalid repository name ({}), cannot specify 64-byte hexadecimal strings",
+                "a".repeat(64)
+            )),
         );
     }
 }

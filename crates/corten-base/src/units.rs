@@ -57,7 +57,11 @@ pub fn format_duration(d: Duration) -> String {
         let digits = unit.ilog10() as usize;
         let tail = format!("{:0digits$}", value % unit);
         let tail = if unit == 1 { "" } else { tail.trim_end_matches('0') };
-        if tail.is_empty() { format!("{}{name}", value / unit) } else { format!("{}.{tail}{name}", value / unit) }
+        if tail.is_empty() {
+            format!("{}{name}", value / unit)
+        } else {
+            format!("{}.{tail}{name}", value / unit)
+        }
     };
     if ns < 1_000 {
         return fraction(ns, 1, "ns");
@@ -157,13 +161,21 @@ mod tests {
 
     #[test]
     fn durations_as_in_go() {
-        for (text, ns) in [("1h2m3.5s", 3_723_500_000_000u64), ("100ms", 100_000_000), ("1.5us", 1500), ("0", 0)] {
+        for (text, ns) in
+            [("1h2m3.5s", 3_723_500_000_000u64), ("100ms", 100_000_000), ("1.5us", 1500), ("0", 0)]
+        {
             assert_eq!(parse_duration(text), Some(Duration::from_nanos(ns)), "{text}");
         }
         for bad in ["", "5", "x", "1.2.3s", "-1s", "s"] {
             assert_eq!(parse_duration(bad), None, "{bad}");
         }
-        for (ns, text) in [(0, "0s"), (1500, "1.5µs"), (100_000_000, "100ms"), (60_000_000_000, "1m0s"), (3_723_500_000_000, "1h2m3.5s")] {
+        for (ns, text) in [
+            (0, "0s"),
+            (1500, "1.5µs"),
+            (100_000_000, "100ms"),
+            (60_000_000_000, "1m0s"),
+            (3_723_500_000_000, "1h2m3.5s"),
+        ] {
             assert_eq!(format_duration(Duration::from_nanos(ns)), text);
         }
     }

@@ -1,3 +1,5 @@
+//! Tests of `network`.
+
 use super::*;
 
 fn plan(subnet: &str, range: &str, gateway: &str) -> IpamConfig {

@@ -1,3 +1,5 @@
+//! Tests of `plan`.
+
 use corten_base::Id;
 
 use super::*;

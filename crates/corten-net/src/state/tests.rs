@@ -1,3 +1,5 @@
+//! Tests of `state`.
+
 use super::*;
 use crate::endpoint::{PortSpec, Protocol};
 use crate::ipam::{default_pools, unique_local_pool};

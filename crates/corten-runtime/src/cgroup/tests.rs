@@ -1,3 +1,5 @@
+//! Tests of `cgroup`.
+
 use super::*;
 use corten_wire::oci_runtime::{Memory, Pids};
 

@@ -1,3 +1,5 @@
+//! Tests of `seccomp`.
+
 use super::*;
 use corten_wire::oci_runtime::SeccompRule;
 

@@ -1,3 +1,5 @@
+//! Tests of `spec`.
+
 use super::*;
 
 #[test]
