@@ -97,6 +97,26 @@ pub fn change_all(propagation: Propagation) -> io::Result<()> {
     change(root.as_fd(), Change { propagation: Some(propagation), ..Change::default() }, true)
 }
 
+/// Runs `work` in a mount namespace of its own, on a thread of its own, and waits for it. What `work` mounts is seen
+/// by nobody else and is gone afterwards.
+///
+/// # Errors
+/// Those of unshare(2) and mount_setattr(2), and of starting a thread.
+pub fn in_private_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mountns".into()).spawn_scoped(scope, || {
+            let flags = rustix::thread::UnshareFlags::NEWNS | rustix::thread::UnshareFlags::FS;
+            // SAFETY: `unshare_unsafe` is unsafe because CLONE_FILES would separate the descriptor table that other
+            // threads believe to share; CLONE_NEWNS and CLONE_FS touch only this thread's view of mounts and its
+            // working directory, and the thread ends here.
+            unsafe { rustix::thread::unshare_unsafe(flags)? };
+            change_all(Propagation::Private)?;
+            io::Result::Ok(work())
+        })?;
+        thread.join().map_err(|_| io::Error::other("the mount namespace thread panicked"))?
+    })
+}
+
 /// A detached copy of what is at `path` of this process's own root (trusted).
 ///
 /// # Errors

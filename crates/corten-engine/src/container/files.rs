@@ -1,10 +1,10 @@
 //! What concerns a container's files: copying in and out, export, commit, changes.
 //!
 //! A running container is seen through `/proc/<pid>/root`, with everything that is mounted in it; of one that does
-//! not run, the root is a detached overlay mount, and a path below a volume or bind is looked up there.
+//! not run, the root is a detached overlay mount, with its volumes and binds mounted in a mount namespace of our own.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use corten_base::{Cancel, Digest, Reference, time};
 use corten_image::archive::{self, ArchiveError};
 use corten_image::{ChangeKind, CommitRequest, Overlay};
+use corten_sys as sys;
 use corten_wire::api::container::{Change, PathStat};
 use corten_wire::oci_image;
 use futures_util::{Stream, StreamExt};
@@ -51,12 +52,6 @@ pub struct CommitSpec {
     pub config: oci_image::ContainerConfig,
 }
 
-/// Where a path of the API leads.
-struct Place {
-    root: OwnedFd,
-    path: String,
-}
-
 fn open_dir(path: &Path) -> Result<OwnedFd> {
     openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::io(format!("open {}", path.display()), e))
@@ -67,33 +62,46 @@ pub(crate) fn overlay(rootfs: &RootfsRecord) -> Overlay {
 }
 
 impl Container {
-    fn place(&self, view: &ContainerView, path: &str) -> Result<Place> {
+    /// Runs `work` with the container's root: with everything mounted that it has mounted when it runs.
+    fn with_root<T: Send>(
+        &self,
+        view: &ContainerView,
+        work: impl FnOnce(BorrowedFd<'_>) -> Result<T> + Send,
+    ) -> Result<T> {
         if view.is_running() && view.pid > 0 {
             let root = open_dir(Path::new(&format!("/proc/{}/root", view.pid)))?;
-            return Ok(Place { root, path: path.to_owned() });
-        }
-        let full = clean(path);
-        let below = |m: &&crate::MountRecord| {
-            m.kind != MountKind::Tmpfs
-                && (full == m.destination
-                    || full.strip_prefix(&m.destination).is_some_and(|r| r.starts_with('/')))
-        };
-        if let Some(mount) = view.record.mounts.iter().filter(below).max_by_key(|m| m.destination.len())
-            && full != mount.destination
-        {
-            let rest = full[mount.destination.len()..].to_owned();
-            let tail = if path.ends_with("/.") {
-                "/."
-            } else if path.ends_with('/') {
-                "/"
-            } else {
-                ""
-            };
-            let root = open_dir(&Path::new(&mount.source).join(&mount.subpath))?;
-            return Ok(Place { root, path: format!("{rest}{tail}") });
+            return work(root.as_fd());
         }
         let root = self.shared().images.snapshots().mount_detached(&overlay(&view.record.rootfs), false)?;
-        Ok(Place { root, path: path.to_owned() })
+        let mut mounts: Vec<_> = view.record.mounts.iter().filter(|m| m.kind != MountKind::Tmpfs).collect();
+        if mounts.is_empty() {
+            return work(root.as_fd());
+        }
+        // Parents before children.
+        mounts.sort_by_key(|m| m.destination.split('/').count());
+        let place = self.shared().config.root.join("containers");
+        let mounted = sys::mount::in_private_namespace(|| {
+            let mut trees = Vec::new();
+            for mount in mounts {
+                let source = Path::new(&mount.source).join(&mount.subpath);
+                // A source that is gone is an empty place, as before the first start.
+                if let Ok(tree) = sys::mount::bind(&source, !mount.non_recursive) {
+                    let make =
+                        if source.is_dir() { sys::path::Make::Directory } else { sys::path::Make::File };
+                    trees.push((&mount.destination, make, tree));
+                }
+            }
+            let failed = |e: std::io::Error| Error::io("mount the container's volumes", e);
+            sys::mount::attach(root.as_fd(), open_dir(&place)?.as_fd()).map_err(failed)?;
+            for (destination, make, tree) in trees {
+                let mode = Mode::from_raw_mode(0o755);
+                let target =
+                    sys::path::ensure(root.as_fd(), Path::new(destination), make, mode).map_err(failed)?;
+                sys::mount::attach(tree.as_fd(), target.as_fd()).map_err(failed)?;
+            }
+            work(root.as_fd())
+        });
+        mounted.map_err(|e| Error::io("enter a mount namespace", e))?
     }
 
     fn archive_error(&self, path: &str, error: ArchiveError) -> Error {
@@ -112,10 +120,9 @@ impl Container {
     pub async fn archive_stat(&self, path: &str) -> Result<PathStat> {
         let (this, path) = (self.clone(), checked(path)?);
         blocking(move || {
-            let place = this.place(&this.view(), &path)?;
-            let stat =
-                archive::stat(place.root.as_fd(), &place.path).map_err(|e| this.archive_error(&path, e))?;
-            Ok(wire(stat))
+            this.with_root(&this.view(), |root| {
+                archive::stat(root, &path).map(wire).map_err(|e| this.archive_error(&path, e))
+            })
         })
         .await
     }
@@ -125,17 +132,14 @@ impl Container {
     /// # Errors
     /// Not there.
     pub async fn archive_get(&self, path: &str) -> Result<(PathStat, ByteStream)> {
-        let (this, wanted) = (self.clone(), checked(path)?);
-        let (stat, place) = blocking(move || {
-            let place = this.place(&this.view(), &wanted)?;
-            let stat =
-                archive::stat(place.root.as_fd(), &place.path).map_err(|e| this.archive_error(&wanted, e))?;
-            Ok((wire(stat), place))
-        })
-        .await?;
+        let stat = self.archive_stat(path).await?;
         self.publish_plain("archive-path");
+        let (this, wanted) = (self.clone(), checked(path)?);
         let stream = produce(move |out, cancel| {
-            archive::get(place.root.as_fd(), &place.path, out, cancel).map_err(|e| chain(&e))
+            let got = this.with_root(&this.view(), |root| {
+                archive::get(root, &wanted, out, cancel).map_err(|e| this.archive_error(&wanted, e))
+            });
+            got.map_err(|e| e.chain())
         });
         Ok((stat, stream))
     }
@@ -152,7 +156,6 @@ impl Container {
         let cancel = Cancel::new();
         let guard = cancel.on_drop();
         let extract = tokio::task::spawn_blocking(move || {
-            let place = this.place(&view, &wanted)?;
             let owner = if options.copy_uid_gid { numeric_user(&view.record) } else { (0, 0) };
             let options = archive::PutOptions {
                 no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,
@@ -160,8 +163,10 @@ impl Container {
                 owner,
             };
             let mut input = Input { input, now: Bytes::new() };
-            archive::put(place.root.as_fd(), &place.path, &mut input, options, &cancel)
-                .map_err(|e| this.archive_error(&wanted, e))
+            this.with_root(&view, |root| {
+                archive::put(root, &wanted, &mut input, options, &cancel)
+                    .map_err(|e| this.archive_error(&wanted, e))
+            })
         });
         let mut body = body;
         while let Some(part) = body.next().await {
@@ -348,7 +353,7 @@ fn wire(stat: archive::PathStat) -> PathStat {
 
 /// Runs a writer on a blocking thread; what it writes is the stream. Dropping the stream cancels it.
 fn produce(
-    write: impl FnOnce(&mut dyn Write, &Cancel) -> std::result::Result<(), String> + Send + 'static,
+    write: impl FnOnce(&mut (dyn Write + Send), &Cancel) -> std::result::Result<(), String> + Send + 'static,
 ) -> ByteStream {
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(4);
     let cancel = Cancel::new();
