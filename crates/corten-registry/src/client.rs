@@ -377,7 +377,11 @@ impl Repository {
         scopes: &[String],
     ) -> Result<(), RegistryError> {
         if same_origin(&call.uri, &live.uri("/v2/", "")?) {
-            live.auth.authorize(&self.inner.transport, scopes, &mut call.headers).await?;
+            let authorized = live.auth.authorize(&self.inner.transport, scopes, &mut call.headers).await;
+            authorized.map_err(|e| match e {
+                RegistryError::Api(source) => self.explain(source, None),
+                other => other,
+            })?;
         }
         Ok(())
     }
@@ -426,6 +430,7 @@ impl Repository {
                 RegistryError::ManifestUnknown { reference, source }
             }
             (code::NAME_UNKNOWN, _) => RegistryError::NameUnknown { name, source },
+            _ if source.kind() == corten_base::Kind::Unauthorized => RegistryError::Credentials(source),
             _ => RegistryError::Api(source),
         }
     }

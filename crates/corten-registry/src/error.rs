@@ -45,6 +45,9 @@ pub enum RegistryError {
         /// The registry's words.
         source: ApiError,
     },
+    /// The credentials, or their lack, were not accepted while pulling or pushing.
+    #[error(transparent)]
+    Credentials(ApiError),
     /// Any other refusal.
     #[error(transparent)]
     Api(ApiError),
@@ -114,7 +117,10 @@ impl RegistryError {
             Self::PullDenied { .. } | Self::ManifestUnknown { .. } | Self::NameUnknown { .. } => {
                 Kind::NotFound
             }
-            Self::NoCredentials { .. } | Self::Login { .. } | Self::NoToken => Kind::Unauthorized,
+            Self::Login { .. } => Kind::Unauthorized,
+            // COMPAT: 401 at the engine's own API would make docker's client ask its user for a password and send
+            // the request again; the reference answers 500 where the registry wants credentials.
+            Self::NoCredentials { .. } | Self::Credentials(_) | Self::NoToken => Kind::Internal,
             Self::Api(e) => e.kind(),
             Self::ClearText(_) => Kind::Forbidden,
             Self::MediaType { .. } => Kind::Unsupported,

@@ -204,7 +204,7 @@ async fn basic_authentication_and_login() {
     assert_eq!(e.text(), format!("login attempt to http://{at}/v2/ failed with status: 401 Unauthorized"));
     let e =
         repository(&client, server.address, "x", &bad).resolve(&Target::Tag("v1".into())).await.unwrap_err();
-    assert_eq!(e.text(), "unauthorized: authentication required");
+    assert_eq!((e.text().as_str(), e.kind()), ("unauthorized: authentication required", Kind::Internal));
     let e = repository(&client, server.address, "x", &Credentials::Anonymous)
         .resolve(&Target::Tag("v1".into()))
         .await;
