@@ -263,13 +263,32 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for EdgeIo<S> {
             this.rewrite = false;
             if let Some(end) = buf.starts_with(b"HTTP/1.1 101 ").then(|| find(buf, b"\r\n\r\n")).flatten() {
                 this.out = plain_head(&buf[..end]);
-                if this.drain(cx)?.is_pending() {
-                    // What is left goes out before the next write.
-                }
+                // What cannot go out now does so before the next write.
+                let _ = this.drain(cx)?;
                 return Poll::Ready(Ok(end + 4));
             }
         }
         Pin::new(&mut this.inner).poll_write(cx, buf)
+    }
+
+    /// Large bodies go to the kernel without being copied together first.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.rewrite {
+            // hyper's head is one buffer, the first.
+            let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| &**b);
+            return self.poll_write(cx, first);
+        }
+        let this = self.get_mut();
+        std::task::ready!(this.drain(cx))?;
+        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -62,12 +62,14 @@ impl Server {
         match listener {
             Listener::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                tokio::spawn(self.clone().connection(stream));
+                tokio::spawn(self.clone().connection(stream, Reach::Trusted));
             }
             Listener::Tcp(listener, None) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                tokio::spawn(self.clone().connection(stream));
+                let here = stream.local_addr()?.ip().is_loopback();
+                let reach = if here { Reach::Loopback } else { Reach::Trusted };
+                tokio::spawn(self.clone().connection(stream, reach));
             }
             Listener::Tcp(listener, Some(tls)) => {
                 let (stream, peer) = listener.accept().await?;
@@ -75,7 +77,7 @@ impl Server {
                 let (server, tls) = (self.clone(), tls.clone());
                 tokio::spawn(async move {
                     match tokio::time::timeout(Duration::from_secs(10), tls.accept(stream)).await {
-                        Ok(Ok(stream)) => server.connection(stream).await,
+                        Ok(Ok(stream)) => server.connection(stream, Reach::Trusted).await,
                         Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake failed"),
                         Err(_) => tracing::info!(%peer, "TLS handshake took too long"),
                     }
@@ -85,7 +87,7 @@ impl Server {
         Ok(())
     }
 
-    async fn connection<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, stream: S) {
+    async fn connection<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, stream: S, reach: Reach) {
         let link = Arc::new(Link::default());
         let io = TokioIo::new(EdgeIo::new(stream, Arc::clone(&link)));
         let stop = self.stop.clone();
@@ -95,7 +97,7 @@ impl Server {
                 link.hold_end();
             }
             let (server, link) = (self.clone(), Arc::clone(&link));
-            async move { Ok::<_, Infallible>(server.request(request, link).await) }
+            async move { Ok::<_, Infallible>(server.request(request, link, reach).await) }
         });
         let connection = http1::Builder::new()
             .title_case_headers(true)
@@ -116,10 +118,13 @@ impl Server {
         }
     }
 
-    async fn request(self, request: Request<Incoming>, link: Arc<Link>) -> Response {
+    async fn request(self, request: Request<Incoming>, link: Arc<Link>, reach: Reach) -> Response {
         let experimental = self.services.daemon.experimental;
         let path = request.uri().path().to_owned();
         let mut response = match version::split(&path) {
+            _ if !reach.admits(request.headers()) => {
+                failed(&ApiError::new(corten_base::Kind::Forbidden, "cross-origin requests are not allowed"))
+            }
             Err(refused) => {
                 let (error, plain) = refused.answer();
                 if plain { plain_text(&error) } else { failed(&error) }
@@ -143,7 +148,6 @@ impl Server {
         path: &str,
         link: Arc<Link>,
     ) -> Result<Response, ApiError> {
-        check_origin(request.headers())?;
         let found = router::find(request.method(), path)
             .ok_or_else(|| ApiError { status: StatusCode::NOT_FOUND, message: "page not found".into() })?;
         let upgrade =
@@ -179,22 +183,28 @@ fn is_upgrade_path(path: &str) -> bool {
     is_hijack_path(path) || path.ends_with("/attach/ws")
 }
 
-/// A web page that speaks to a daemon on this machine names its origin; no client of Docker does.
-fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
-    match headers.get(header::ORIGIN).and_then(|v| v.to_str().ok()) {
-        None | Some("") => Ok(()),
-        Some(origin) => {
-            let host = headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            let same = origin.split_once("://").is_some_and(|(_, h)| h == host);
-            // Same origin is no excuse on a name that somebody else's DNS may point here.
-            let literal = host.rsplit_once(':').map_or(host, |(h, _)| h);
-            let trusted = literal == "localhost"
-                || literal.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
-            if same && trusted {
-                return Ok(());
-            }
-            Err(ApiError::new(corten_base::Kind::Forbidden, "cross-origin requests are not allowed"))
-        }
+/// Who can be behind a connection. Web pages are kept out everywhere: they name their origin, which no client of
+/// Docker does. On loopback without TLS that is not enough: a page whose name was made to point here is of the same
+/// origin, and is known by that name only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// A socket file, TLS, or the network (whose owner was warned).
+    Trusted,
+    /// 127.0.0.1 without TLS: also the browser of a user of this machine.
+    Loopback,
+}
+
+impl Reach {
+    fn admits(self, headers: &HeaderMap) -> bool {
+        let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
+        let host = text(header::HOST);
+        let name = host.rsplit_once(':').filter(|(_, p)| !p.contains(']')).map_or(host, |(name, _)| name);
+        let literal = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+        // Names without a dot are not in the DNS that a stranger can write to.
+        let ours = literal || !name.contains('.') || name.ends_with(".localhost");
+        let origin = text(header::ORIGIN);
+        let same = origin.is_empty() || (ours && origin.split_once("://").is_some_and(|(_, h)| h == host));
+        same && (ours || self == Self::Trusted)
     }
 }
 
@@ -218,4 +228,33 @@ fn plain_text(error: &ApiError) -> Response {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_kept_out() {
+        for (reach, host, origin, want) in [
+            (Reach::Trusted, "docker", "", true),
+            (Reach::Trusted, "api.moby.localhost", "", true),
+            (Reach::Trusted, "docker.example.test:2376", "", true),
+            (Reach::Trusted, "docker", "http://evil.test", false),
+            (Reach::Loopback, "127.0.0.1:2375", "", true),
+            (Reach::Loopback, "localhost:2375", "", true),
+            (Reach::Loopback, "[::1]:2375", "", true),
+            (Reach::Loopback, "localhost:2375", "http://localhost:2375", true),
+            (Reach::Loopback, "localhost:2375", "http://evil.test", false),
+            (Reach::Loopback, "evil.test:2375", "", false),
+            (Reach::Loopback, "evil.test:2375", "http://evil.test:2375", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            if !origin.is_empty() {
+                headers.insert(header::ORIGIN, origin.parse().unwrap());
+            }
+            assert_eq!(reach.admits(&headers), want, "{reach:?} {host} {origin}");
+        }
+    }
 }
