@@ -56,7 +56,7 @@ impl Engine {
         // podman's own default asks for more open files than this process may grant.
         std::fs::write(
             engine.dir.join("containers.conf"),
-            "[containers]\ndefault_ulimits = [\"nofile=1024:1024\"]\n",
+            "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n",
         )?;
         engine.import_busybox()?;
         Ok(engine)
@@ -191,10 +191,18 @@ impl Engine {
     pub fn memory(&self) -> Memory {
         let mut memory = Memory::default();
         let dir = self.dir.display().to_string();
+        // Our shims are named by their container only.
+        let ids: Vec<String> = std::fs::read_dir(self.dir.join("exec/containers"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            if !command.contains(&dir) || command.starts_with("nsenter") {
+            let ours = command.contains(&dir) || ids.iter().any(|id| command.contains(id.as_str()));
+            if !ours || command.starts_with("nsenter") {
                 continue;
             }
             let rollup = std::fs::read_to_string(entry.path().join("smaps_rollup")).unwrap_or_default();
