@@ -110,18 +110,18 @@ pub struct Subscription {
 
 impl Subscription {
     /// The next event. Cancel-safe: dropping the future loses nothing.
-    pub fn next(&mut self) -> Next<'_> {
-        Next { subscription: self }
+    pub fn receive(&mut self) -> Receive<'_> {
+        Receive { subscription: self }
     }
 }
 
-/// Future of [`Subscription::next`].
+/// Future of [`Subscription::receive`].
 #[derive(Debug)]
-pub struct Next<'a> {
+pub struct Receive<'a> {
     subscription: &'a mut Subscription,
 }
 
-impl Future for Next<'_> {
+impl Future for Receive<'_> {
     type Output = Arc<Event>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arc<Event>> {

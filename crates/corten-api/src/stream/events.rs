@@ -91,7 +91,7 @@ pub(crate) fn events(
             let event = tokio::select! {
                 biased;
                 () = sender.closed() => return,
-                event = subscription.next() => event,
+                event = subscription.receive() => event,
                 () = end.as_mut() => return,
             };
             if let Some(value) = wanted(&event)
