@@ -298,6 +298,16 @@ impl Engine {
             }
         }
         self.flush().await;
+        let shared = self.shared.clone();
+        let retired = blocking(move || {
+            shared.images.close()?;
+            // With a container attached, everything stays as it is for the next daemon.
+            Ok(shared.networks.net().retire()?)
+        })
+        .await;
+        if let Err(error) = retired {
+            tracing::warn!(error = error.chain(), "not everything was put away");
+        }
     }
 
     /// Makes what was written lazily durable.

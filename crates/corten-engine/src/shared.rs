@@ -8,6 +8,7 @@ use corten_base::Id;
 use corten_base::db::{Commit, Db};
 use corten_base::event::Bus;
 use corten_image::Images;
+use corten_runtime::cgroup::FastJoins;
 use corten_runtime::client::{Launcher, Monitor};
 use tokio::sync::mpsc;
 
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) volumes: Volumes,
     pub(crate) launcher: Launcher,
     pub(crate) monitor: OnceLock<Monitor>,
+    /// Held while the daemon runs, where it was asked for.
+    pub(crate) joins: OnceLock<FastJoins>,
     pub(crate) host: Host,
     pub(crate) states: mpsc::UnboundedSender<StateWrite>,
     index: RwLock<Index>,
@@ -68,6 +71,7 @@ impl Shared {
             volumes,
             launcher,
             monitor: OnceLock::new(),
+            joins: OnceLock::new(),
             host: Host::read(),
             states,
             index: RwLock::default(),

@@ -9,6 +9,7 @@ use corten_base::db::{Commit, Db};
 use corten_base::event::Bus;
 use corten_image::Images;
 use corten_net::{Net, SandboxSpec};
+use corten_runtime::cgroup::FastJoins;
 use corten_runtime::client::{Event, Launcher, Monitor, News, Shim};
 use tokio::sync::mpsc;
 
@@ -64,6 +65,10 @@ impl Engine {
             let monitor =
                 Monitor::start(sink).map_err(|e| Error::io("start the thread that listens to shims", e))?;
             shared.monitor.set(monitor).map_err(|_| Error::ShuttingDown)?;
+            if shared.config.fast_joins {
+                let joins = FastJoins::on().map_err(|e| Error::io("switch favordynmods on", e))?;
+                shared.joins.set(joins).map_err(|_| Error::ShuttingDown)?;
+            }
             let findings = look(&shared)?;
             Ok((shared, findings))
         })

@@ -72,7 +72,9 @@ impl Config {
         one_of(s, "log-level", &["trace", "debug", "info", "warn", "error", "fatal"])?;
         for option in s.list("exec-opt") {
             match option.split_once('=') {
-                Some(("native.cgroupdriver", "cgroupfs")) => {}
+                Some(
+                    ("native.cgroupdriver", "cgroupfs") | ("native.cgroup-favordynmods", "true" | "false"),
+                ) => {}
                 _ => return Err(wrong(format!("--exec-opt {option} is not supported by this daemon"))),
             }
         }
@@ -158,6 +160,7 @@ fn check_features(s: &Settings) -> Result<(), SettingsError> {
 
 fn engine(s: &Settings, root: PathBuf, exec_root: PathBuf) -> Result<EngineConfig, SettingsError> {
     let mut e = EngineConfig::new(root, exec_root);
+    e.fast_joins = s.list("exec-opt").iter().any(|o| o == "native.cgroup-favordynmods=true");
     if let Some(driver) = s.text("log-driver") {
         if !["json-file", "local", "none"].contains(&driver) {
             return Err(wrong(format!("logger: no log driver named '{driver}' is registered")));

@@ -90,7 +90,7 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("init", Bool, "An init in every container that does not say otherwise"),
     flag("no-new-privileges", Bool, "Default of the security option of this name"),
     flag("seccomp-profile", Text, "File with the default seccomp profile, builtin, or unconfined"),
-    flag("exec-opt", List, "native.cgroupdriver=cgroupfs").key("exec-opts"),
+    flag("exec-opt", List, "native.cgroupdriver=cgroupfs, native.cgroup-favordynmods=true").key("exec-opts"),
     flag("default-runtime", Text, "runc (which stands for the built-in runtime)"),
     flag("storage-driver", Text, "overlayfs").short('s'),
     // networks
