@@ -150,6 +150,6 @@ mod tests {
     #[test]
     fn only_what_is_said_is_written() {
         let text = serde_json::to_string(&JsonMessage::error("no", 9)).unwrap();
-        assert_eq!(text, r#"{"errorDetail":{"code":9,"message":"no"},"error":"no"}"#);
+        assert_eq!(text, r#"{"error":"no","errorDetail":{"code":9,"message":"no"}}"#);
     }
 }
