@@ -12,7 +12,7 @@ use corten_base::{Cancel, Kind};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use crate::tar::{ExtractOptions, Limits, Owners, PackOptions, Packer, Reader, TarError, Writer, extract};
-use crate::{ImageError, beneath, compress};
+use crate::{beneath, compress};
 
 /// `X-Docker-Container-Path-Stat`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,10 +150,7 @@ pub fn put(
         Err(e) if is_missing(&e) => return Err(missing()),
         Err(e) => return Err(io_error("open", path, e)),
     }
-    let (_, decoded) = compress::decoder(tar).map_err(|e| match e {
-        ImageError::Stream(e) => TarError::Read(e),
-        other => TarError::Unsupported(other.to_string()),
-    })?;
+    let (_, decoded) = compress::decoder(tar).map_err(TarError::Read)?;
     let options = ExtractOptions {
         prefix: &destination,
         whiteouts: false,

@@ -1,10 +1,14 @@
 //! Compression of layers: found by the first bytes, decoded in a stream, with a guard against bombs.
 
+mod ahead;
+mod gzip;
+
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::ImageError;
+pub(crate) use self::ahead::read_ahead;
+pub(crate) use self::gzip::GzipWriter;
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,19 +28,19 @@ const FREE_BYTES: u64 = 1 << 30;
 const MAX_RATIO: u64 = 250;
 
 /// Looks at the first bytes and decodes what follows.
-pub(crate) fn decoder<'a>(source: impl Read + 'a) -> Result<(Compression, Box<dyn Read + 'a>), ImageError> {
+pub(crate) fn decoder<'a>(source: impl Read + 'a) -> io::Result<(Compression, Box<dyn Read + 'a>)> {
     let taken = Arc::new(AtomicU64::new(0));
     let mut source =
         BufReader::with_capacity(128 << 10, Counting { inner: source, taken: Arc::clone(&taken) });
-    let first = fill(&mut source).map_err(ImageError::Stream)?;
+    let first = fill(&mut source)?;
     let compression = sniff(&first);
     let inner: Box<dyn Read + 'a> = match compression {
         Compression::None => return Ok((compression, Box::new(source))),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
         Compression::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(source).map_err(ImageError::Stream)?;
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
             // 128 MiB: what `zstd --ultra` makes at most; more would be memory for an attacker.
-            decoder.window_log_max(27).map_err(ImageError::Stream)?;
+            decoder.window_log_max(27)?;
             Box::new(decoder)
         }
         Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(source)),
@@ -111,7 +115,7 @@ impl<R: Read> Read for Guard<R> {
 
 /// Level of the layers we make. COMPAT: every puller reads gzip; level 1 compresses six times faster than the
 /// default 6 for about a tenth more bytes, and commit and build wait for it.
-pub(crate) const GZIP_LEVEL: u32 = 1;
+const GZIP_LEVEL: u32 = 1;
 
 #[cfg(test)]
 mod tests {

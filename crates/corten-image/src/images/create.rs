@@ -8,11 +8,10 @@ use corten_base::db::Commit;
 use corten_base::fs::Context;
 use corten_base::{Cancel, Platform, Reference, time};
 use corten_wire::oci_image::{Descriptor, History, ImageConfig, Manifest, OciPlatform, RootFs, media_type};
-use flate2::write::GzEncoder;
 
 use super::Images;
 use super::records::{ImageRecord, now_ns};
-use crate::compress::{self, Compression, GZIP_LEVEL};
+use crate::compress::{self, Compression, GzipWriter};
 use crate::content::{HashingWriter, Ingest, Pins};
 use crate::snapshot::{open_dir, tree_size};
 use crate::tar::{PackOptions, Packer, Writer};
@@ -53,6 +52,7 @@ impl Images {
         let name = references.first().map(|r| Reference::clone(r).or_latest().familiar());
         let image =
             self.record(NewImage { config, layers: vec![layer], parent: None, references }, true, &mut pins)?;
+        corten_sys::memory::trim();
         self.event("import", image.id.as_str(), name.as_deref().unwrap_or(image.id.as_str()), Some(&image));
         Ok(image)
     }
@@ -245,9 +245,12 @@ impl Images {
         let (staged, (digest, size), kind) = match compress::sniff(head) {
             // No layer is made of bzip2 or xz; what they hold is compressed again.
             plain @ (Compression::None | Compression::Bzip2 | Compression::Xz) => {
-                let source: Box<dyn Read> =
-                    if plain == Compression::None { Box::new(source) } else { compress::decoder(source)?.1 };
-                let blob = GzEncoder::new(ingest, flate2::Compression::new(GZIP_LEVEL));
+                let source: Box<dyn Read> = if plain == Compression::None {
+                    Box::new(source)
+                } else {
+                    compress::decoder(source).map_err(ImageError::Stream)?.1
+                };
+                let blob = GzipWriter::new(ingest);
                 let mut tee = Tee { source, sink: blob };
                 let staged = self.inner.snapshots.stage_tar(&mut tee, cancel)?;
                 let ingest = tee.sink.finish().map_err(ImageError::Stream)?;
@@ -285,7 +288,7 @@ impl Images {
         if std::fs::read_dir(upper).at("readdir", upper)?.next().is_none() {
             return Ok(None);
         }
-        let blob = GzEncoder::new(self.content().ingest()?, flate2::Compression::new(GZIP_LEVEL));
+        let blob = GzipWriter::new(self.content().ingest()?);
         let mut tar = Writer::new(io::BufWriter::with_capacity(64 << 10, HashingWriter::new(blob)));
         let options = PackOptions { overlay: true, nanoseconds: false };
         let mut packer = Packer::new(&mut tar, options, cancel);

@@ -71,6 +71,7 @@ impl Images {
         let result = self.load_pinned(archive, &mut pins, progress, cancel);
         drop(pins);
         self.collect()?;
+        corten_sys::memory::trim();
         result
     }
 
@@ -102,7 +103,7 @@ impl Images {
         pins: &mut Pins,
         cancel: &Cancel,
     ) -> Result<Members, ImageError> {
-        let (_, decoded) = compress::decoder(archive)?;
+        let (_, decoded) = compress::decoder(archive).map_err(ImageError::Stream)?;
         let mut reader = Reader::new(decoded);
         let mut members = Members::default();
         while let Some(entry) = reader.next_entry()? {

@@ -51,7 +51,10 @@ impl Images {
     ) -> Result<Arc<Image>, ImageError> {
         let repository = client.repository(reference, credentials);
         let pull = Pull { images: self, repository: &repository, platform, progress, cancel };
-        pull.one(&reference.clone().or_latest()).await
+        let pulled = pull.one(&reference.clone().or_latest()).await;
+        // Buffers of downloads and decompression are large and not needed for a while.
+        corten_sys::memory::trim();
+        pulled
     }
 }
 
@@ -354,7 +357,7 @@ fn unpack(
     let unpacked = snapshots.layer(&layer.diff_id).is_some();
     let mut source = earlier.chain(Keep { network, ingest: &mut ingest });
     let staged: Option<Result<Staged, ImageError>> =
-        if unpacked { None } else { Some(snapshots.stage(&mut source, stop)) };
+        if unpacked { None } else { Some(snapshots.stage_parallel(&mut source, layer.blob.size, stop)) };
     if let Some(Err(error)) = &staged
         && error.kind() == Kind::Cancelled
     {

@@ -15,6 +15,9 @@ use crate::content::{HashingReader, make_dir};
 use crate::tar::{ExtractOptions, Reader, extract};
 use crate::{ImageError, Layer, beneath, compress};
 
+/// Size of a blob from which on two threads work on it.
+const PARALLEL_FROM: u64 = 2 << 20;
+
 /// `layer.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LayerInfo {
@@ -105,14 +108,28 @@ impl Snapshots {
             return Ok(());
         }
         let blob = self.inner.content.open_blob(&layer.blob.digest)?;
-        let staged = self.stage(blob, cancel)?;
+        let staged = self.stage_parallel(blob, layer.blob.size, cancel)?;
         self.publish(staged, Some(&layer.diff_id))
     }
 
     /// Extracts a layer, compressed or not, and reads its stream to the end.
     pub(crate) fn stage(&self, blob: impl Read, cancel: &Cancel) -> Result<Staged, ImageError> {
-        let (_, decoded) = compress::decoder(blob)?;
+        let (_, decoded) = compress::decoder(blob).map_err(ImageError::Stream)?;
         self.stage_tar(decoded, cancel)
+    }
+
+    /// As `stage`, with decompression on a thread of its own where the blob is large enough to pay for it.
+    pub(crate) fn stage_parallel(
+        &self,
+        blob: impl Read + Send,
+        size: u64,
+        cancel: &Cancel,
+    ) -> Result<Staged, ImageError> {
+        if size < PARALLEL_FROM {
+            return self.stage(blob, cancel);
+        }
+        let open = move || compress::decoder(blob).map(|(_, decoded)| decoded);
+        compress::read_ahead(open, |decoded| self.stage_tar(decoded, cancel))
     }
 
     /// As `stage` for what is decompressed already.
