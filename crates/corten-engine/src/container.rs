@@ -562,6 +562,7 @@ pub(crate) fn running(state: &crate::StateRecord) -> Phase {
 /// Fills new volumes with what the image has at their place.
 pub(crate) fn fill_volumes(
     shared: &Shared,
+    id: &Id,
     overlay: &corten_image::Overlay,
     mounts: &[crate::MountRecord],
 ) -> Result<()> {
@@ -574,8 +575,11 @@ pub(crate) fn fill_volumes(
         return Ok(());
     }
     let root = shared.images.snapshots().mount_detached(overlay, true)?;
-    for mount in wanting {
-        copy::fill(root.as_fd(), &mount.destination, &shared.volumes.path(&mount.name))?;
-    }
-    Ok(())
+    let filled = wanting.try_for_each(|mount| {
+        // A volume with a mount of its own is mounted meanwhile.
+        let path = shared.volumes.use_volume(&mount.name, id.as_str())?;
+        copy::fill(root.as_fd(), &mount.destination, &path)
+    });
+    shared.volumes.unuse(id.as_str());
+    filled
 }

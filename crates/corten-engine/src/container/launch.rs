@@ -248,7 +248,8 @@ fn network(
         wanted.push((shared.networks.find(name).map_err(failed)?, settings.clone()));
     }
     // The network of `--network` first: it becomes eth0.
-    wanted.sort_by_key(|(entry, _)| entry.name != host.network_mode);
+    let primary = shared.networks.find(&host.network_mode).map(|e| e.id).ok();
+    wanted.sort_by_key(|(entry, _)| Some(&entry.id) != primary.as_ref());
     let own = host.network_mode != "host";
     let user =
         wanted.iter().any(|(e, _)| e.plan.as_ref().is_some_and(corten_net::NetworkRecord::resolves_names));

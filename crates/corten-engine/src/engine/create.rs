@@ -50,7 +50,7 @@ impl Engine {
         let CreateRequest { config, host_config, networking_config } = request;
         let config = validate::config(config)?;
         let warnings = validate::host_config(&host_config, &self.shared.host)?;
-        let networks = wanted_networks(&host_config.network_mode, networking_config)?;
+        let networks = self.named(wanted_networks(&host_config.network_mode, networking_config)?);
         check_endpoints(&self.shared, &networks)?;
         if config.image.is_empty() {
             return Err(invalid("config cannot be empty in order to create a container"));
@@ -80,6 +80,12 @@ impl Engine {
         let networks = wanted_networks(&host_config.network_mode, NetworkingConfig::default())?;
         let host = merge::host_config(host_config, &self.shared.config, self.shared.host.cgroup_v2);
         self.make(None, config, host, networks, Base::Layers(layers.to_vec())).await
+    }
+
+    /// COMPAT: a network may be named by its id; containers know it by its name.
+    fn named(&self, wanted: BTreeMap<String, EndpointSettings>) -> BTreeMap<String, EndpointSettings> {
+        let name = |key: String| self.shared.networks.find(&key).map_or(key, |entry| entry.name);
+        wanted.into_iter().map(|(key, settings)| (name(key), settings)).collect()
     }
 
     async fn make(
@@ -162,7 +168,7 @@ impl Making {
             Base::Layers(layers) => snapshots.prepare_on(self.id.as_str(), layers)?,
         };
         let mounts = volumes(shared, &self.id, self.wanted)?;
-        fill_volumes(shared, &overlay, &mounts)?;
+        fill_volumes(shared, &self.id, &overlay, &mounts)?;
         let (image, manifest, build_step) = match &self.base {
             Base::Image(image) => (Some(image.id.clone()), Some(descriptor(image)), false),
             Base::Layers(_) => (None, None, true),

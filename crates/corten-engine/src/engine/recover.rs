@@ -75,9 +75,7 @@ impl Engine {
         .await?;
         let engine = Self { shared };
         let containers = engine.take_over(findings);
-        for container in containers {
-            container.daemon_ready().await;
-        }
+        tokio::spawn(restart(containers));
         Ok(engine)
     }
 
@@ -108,6 +106,23 @@ impl Engine {
             containers.push(container);
         }
         containers
+    }
+}
+
+/// Applies restart policies, side by side; those that join another container's namespaces after the others.
+async fn restart(containers: Vec<Container>) {
+    let joins = |c: &Container| {
+        let view = c.view();
+        let h = &view.record.host;
+        [&h.network_mode, &h.pid_mode, &h.ipc_mode].iter().any(|m| m.starts_with("container:"))
+    };
+    let (later, first): (Vec<_>, Vec<_>) = containers.into_iter().partition(joins);
+    for group in [first, later] {
+        let mut starting = tokio::task::JoinSet::new();
+        for container in group {
+            starting.spawn(async move { container.daemon_ready().await });
+        }
+        while starting.join_next().await.is_some() {}
     }
 }
 

@@ -92,3 +92,15 @@ fn binds() {
         "1024"
     );
 }
+
+#[test]
+fn copying_into_a_container_that_never_ran_fills_its_volume() {
+    let daemon = Daemon::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("f");
+    std::fs::write(&file, "kept\n").unwrap();
+    daemon.docker(["create", "--name", "cc", "-v", "filled:/deep/data", "busybox", "true"]).ok();
+    daemon.docker(["cp", &file.display().to_string(), "cc:/deep/data/f"]).ok();
+    assert_eq!(daemon.docker(["run", "--rm", "-v", "filled:/v", "busybox", "cat", "/v/f"]).ok(), "kept");
+    daemon.docker(["rm", "cc"]).ok();
+}
