@@ -70,14 +70,14 @@ impl Walk {
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(dir).at("readdir", dir)? {
             let entry = entry.at("readdir", dir)?;
-            entries.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+            entries.push((entry.file_name(), entry.path()));
         }
         entries.sort();
         for (name, path) in entries {
             // A running container may remove it meanwhile.
             let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
             let lower = below.map_or(Ok(Node::Absent), |b| b.child(&name))?;
-            self.entry(&path, &meta, &lower, &format!("{at}/{name}"), depth)?;
+            self.entry(&path, &meta, &lower, &format!("{at}/{}", name.display()), depth)?;
         }
         Ok(())
     }
@@ -123,10 +123,10 @@ impl Walk {
     fn hidden(&mut self, path: &Path, view: &View, at: &str) -> Result<(), ImageError> {
         for dir in &view.dirs {
             for entry in std::fs::read_dir(dir).at("readdir", dir)? {
-                let name = entry.at("readdir", dir)?.file_name().to_string_lossy().into_owned();
+                let name = entry.at("readdir", dir)?.file_name();
                 let gone = std::fs::symlink_metadata(path.join(&name)).is_err();
                 if gone && !matches!(view.child(&name)?, Node::Absent) {
-                    self.add(&format!("{at}/{name}"), ChangeKind::Deleted);
+                    self.add(&format!("{at}/{}", name.display()), ChangeKind::Deleted);
                 }
             }
         }

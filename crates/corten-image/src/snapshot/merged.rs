@@ -35,10 +35,10 @@ impl View {
     }
 
     /// What `name` is in this directory.
-    pub(crate) fn child(&self, name: &str) -> Result<Node, ImageError> {
+    pub(crate) fn child(&self, name: impl AsRef<Path>) -> Result<Node, ImageError> {
         let mut dirs = Vec::new();
         for dir in &self.dirs {
-            let path = dir.join(name);
+            let path = dir.join(name.as_ref());
             let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
             if meta.is_dir() {
                 let opaque = is_opaque(&path)?;

@@ -288,3 +288,20 @@ async fn platforms_of_an_index() {
     let lines = push(&f, &name).await.unwrap();
     assert!(lines.last().unwrap().contains(image.manifest_descriptor.digest.as_str()), "{lines:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pulls_of_one_image_side_by_side() {
+    let registry = registry().await;
+    let f = fixture();
+    let image = three_layers(&f);
+    let name = reference(&format!("{}/a:1", registry.address));
+    f.images.tag("three:1", &name).unwrap();
+    push(&f, &name).await.unwrap();
+    let other = fixture();
+    let (a, b, c) = tokio::join!(pull(&other, &name), pull(&other, &name), pull(&other, &name));
+    for pulled in [a, b, c] {
+        assert_eq!(pulled.unwrap().0.id, image.id);
+    }
+    assert_eq!((other.blob_count(), other.layer_count()), (5, 3));
+    assert_eq!(std::fs::read_dir(other.dir.path().join("snapshots/tmp")).unwrap().count(), 0);
+}
