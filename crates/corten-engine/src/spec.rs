@@ -23,6 +23,8 @@ pub(crate) struct Surroundings {
     pub(crate) pid_of: Option<i32>,
     pub(crate) ipc_of: Option<i32>,
     pub(crate) network_of: Option<i32>,
+    /// `/dev/shm` on the host, of a container that shares it or of the one it is shared with.
+    pub(crate) shm: Option<PathBuf>,
     /// Generated files, in `<root>/containers/<id>`.
     pub(crate) files: PathBuf,
     /// Mount them (not in build steps that must leave no trace).
@@ -119,6 +121,15 @@ pub(crate) fn assemble(
     let security = security(h.security_opt.as_deref().unwrap_or_default())?;
     let (path, args) = command(record);
     let mut mounts = user_mounts(record);
+    let shm_target = Path::new("/dev/shm");
+    if let Some(source) = around.shm.as_ref().filter(|_| mounts.iter().all(|m| m.destination != shm_target)) {
+        mounts.push(Mount {
+            destination: shm_target.into(),
+            fstype: "bind".into(),
+            source: source.display().to_string(),
+            options: ["bind", "rprivate", "nosuid", "noexec", "nodev"].map(str::to_owned).to_vec(),
+        });
+    }
     if around.mount_files {
         generated(&mut mounts, around, h.readonly_rootfs);
     }
@@ -140,7 +151,7 @@ pub(crate) fn assemble(
         rlimits: rlimits(h.ulimits.as_deref().unwrap_or_default())?,
         oom_score_adj: Some(h.oom_score_adj),
         mounts,
-        shm: shm(h, around),
+        shm: shm(h),
         namespaces: namespaces(h, around),
         private_network: around.sandbox.is_some() && around.network_of.is_none(),
         cgroup_path: cgroup_path(record, daemon),
@@ -215,14 +226,11 @@ fn seccomp(security: &Security, h: &HostConfig, daemon: &EngineConfig) -> Seccom
     }
 }
 
-fn shm(h: &HostConfig, around: &Surroundings) -> Shm {
+fn shm(h: &HostConfig) -> Shm {
     match h.ipc_mode.as_str() {
         "host" => Shm::Host,
         "none" => Shm::None,
-        _ => match around.ipc_of {
-            Some(pid) => Shm::Of(pid),
-            None => Shm::Private(u64::try_from(h.shm_size).unwrap_or(64 << 20)),
-        },
+        _ => Shm::Private(u64::try_from(h.shm_size).unwrap_or(64 << 20)),
     }
 }
 

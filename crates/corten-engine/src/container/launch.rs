@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use corten_base::db::Commit;
@@ -49,6 +49,7 @@ pub(crate) struct Launched {
 
 const RUN: &str = "run.json";
 const STATE: &str = "state.json";
+const SHM: &str = "shm";
 const TRANSIENT: &str = "record.json";
 
 /// `exit.json` of a run directory.
@@ -147,6 +148,7 @@ fn prepare(shared: &Shared, record: &ContainerRecord, run: &mut Run) -> Result<S
         ..Surroundings::default()
     };
     make_dir(&around.files, 0o710)?;
+    around.shm = shared_memory(shared, record)?;
     volumes(shared, record)?;
     if let Some(other) = shared.joined(&record.host.network_mode)? {
         let view = other.view();
@@ -160,6 +162,27 @@ fn prepare(shared: &Shared, record: &ContainerRecord, run: &mut Run) -> Result<S
     }
     network(shared, record, run, &mut around)?;
     Ok(around)
+}
+
+/// `/dev/shm` of a container that shares it is a tmpfs on the host, because a mount of one container's namespace cannot
+/// be bound into another's.
+fn shared_memory(shared: &Shared, record: &ContainerRecord) -> Result<Option<PathBuf>> {
+    use rustix::mount::MountFlags;
+    if let Some(other) = shared.joined(&record.host.ipc_mode)? {
+        return Ok(Some(shared.run_dir(other.id()).join(SHM)));
+    }
+    if record.host.ipc_mode != "shareable" {
+        return Ok(None);
+    }
+    let dir = shared.run_dir(&record.id).join(SHM);
+    make_dir(&dir, 0o755)?;
+    let failed = |e: rustix::io::Errno| Error::io(format!("mount {}", dir.display()), e);
+    let options = format!("mode=1777,size={}", record.host.shm_size);
+    let options =
+        std::ffi::CString::new(options).map_err(|e| Error::io("mount options", std::io::Error::other(e)))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("shm", &dir, "tmpfs", flags, Some(options.as_c_str())).map_err(failed)?;
+    Ok(Some(dir))
 }
 
 fn joined_pid(shared: &Shared, mode: &str, what: &str) -> Result<Option<i32>> {
@@ -526,6 +549,11 @@ pub(crate) fn clean_up(shared: &Shared, record: &ContainerRecord, run: &Run) {
         tracing::warn!(container.id = %record.id, %error, "sandbox cannot be removed");
     }
     shared.volumes.unuse(record.id.as_str());
+    if record.host.ipc_mode == "shareable" {
+        // Not mounted is as good; who joined it has a mount of its own.
+        let dir = shared.run_dir(&record.id).join(SHM);
+        rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::DETACH).ok();
+    }
     corten_base::fs::ensure_absent(&shared.run_dir(&record.id).join(RUN)).ok();
 }
 

@@ -120,3 +120,11 @@ fn nothing_of_the_host_is_open() {
         daemon.docker(["exec", "tt", "sh", "-c", "for p in /proc/[0-9]*; do echo x > $p/exe; done"]);
     assert_eq!(std::fs::read(&runtime).unwrap(), before);
 }
+
+#[test]
+fn shared_memory_can_be_shared() {
+    let daemon = Daemon::start();
+    daemon.docker(["run", "-d", "--name", "donor", "--ipc", "shareable", "busybox", "sleep", "1000"]).ok();
+    daemon.docker(["run", "--rm", "--ipc", "container:donor", "busybox", "touch", "/dev/shm/a"]).ok();
+    assert_eq!(daemon.docker(["exec", "donor", "ls", "/dev/shm"]).ok(), "a");
+}
