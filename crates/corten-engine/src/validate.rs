@@ -164,8 +164,10 @@ fn refuse_unsupported(h: &HostConfig) -> Result<()> {
             first.and_then(|d| d.capabilities.clone()).unwrap_or_default()
         )));
     }
-    if h.links.as_ref().is_some_and(|l| !l.is_empty()) {
-        return refuse("--link");
+    // COMPAT: on user networks the endpoint's own links count; these are for the default bridge.
+    let default_bridge = matches!(h.network_mode.as_str(), "" | "default" | "bridge");
+    if default_bridge && h.links.as_ref().is_some_and(|l| !l.is_empty()) {
+        return refuse("--link on the default bridge network");
     }
     if !matches!(h.volume_driver.as_str(), "" | "local") {
         return Err(invalid(format!(

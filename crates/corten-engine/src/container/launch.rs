@@ -442,6 +442,7 @@ fn files(shared: &Shared, record: &ContainerRecord, run: &Run, resolv: &str) -> 
             address => extra.extend(address.parse().ok().map(|ip| (name.to_owned(), ip))),
         }
     }
+    extra.extend(links(shared, record, run));
     let c = &record.config;
     let mut text = hosts::hosts(&extra, &own, &c.hostname, &c.domainname);
     if record.host.network_mode == "host" {
@@ -458,6 +459,29 @@ fn files(shared: &Shared, record: &ContainerRecord, run: &Run, resolv: &str) -> 
         std::fs::write(&path, text).map_err(|e| Error::io(format!("write {}", path.display()), e))?;
     }
     Ok(())
+}
+
+/// Names of an endpoint's links (`container:alias`): the address that the other container has on that network now.
+fn links(shared: &Shared, record: &ContainerRecord, run: &Run) -> Vec<(String, IpAddr)> {
+    let mut names = Vec::new();
+    for endpoint in run.endpoints.iter() {
+        let wanted = record.networks.get(&endpoint.name).and_then(|s| s.links.as_deref()).unwrap_or_default();
+        for link in wanted {
+            let (name, alias) = link.split_once(':').unwrap_or((link, link));
+            // One that is not there (yet) has no address, as in Docker.
+            let Ok(other) = shared.find(name) else { continue };
+            let view = other.view();
+            let attached = view
+                .endpoints
+                .iter()
+                .find(|e| e.network == endpoint.network)
+                .and_then(|e| e.attached.as_ref());
+            if let Some(address) = attached.and_then(|a| a.ipv4.map(IpAddr::V4).or(a.ipv6.map(IpAddr::V6))) {
+                names.push((alias.to_owned(), address));
+            }
+        }
+    }
+    names
 }
 
 fn host_gateway(shared: &Shared) -> Option<IpAddr> {

@@ -47,8 +47,11 @@ impl Engine {
         request: CreateRequest,
         platform: Option<&Platform>,
     ) -> Result<CreateResponse> {
-        let CreateRequest { config, host_config, networking_config } = request;
+        let CreateRequest { config, mut host_config, networking_config } = request;
         let config = validate::config(config)?;
+        if config.network_disabled {
+            host_config.network_mode = "none".into();
+        }
         let warnings = validate::host_config(&host_config, &self.shared.host)?;
         let networks = self.named(wanted_networks(&host_config.network_mode, networking_config)?);
         check_endpoints(&self.shared, &networks)?;
