@@ -209,10 +209,13 @@ impl Container {
         let before = view.borrow().clone();
         self.done(Event::Restart { signal, timeout }).await?;
         let after = settled(&mut view, |v| {
-            v.gone || v.state.started_ns > before.state.started_ns || (v.exits > before.exits && !busy(v))
+            v.gone
+                || v.state.started_ns > before.state.started_ns
+                || (v.exits > before.exits && !busy(v) && !v.starting)
         })
         .await;
-        if after.state.started_ns > before.state.started_ns || after.gone {
+        // Without an error somebody else has stopped or removed it meanwhile.
+        if after.state.started_ns > before.state.started_ns || after.gone || after.state.error.is_empty() {
             return Ok(());
         }
         Err(Error::Start { text: after.state.error.clone(), exit_code: after.state.exit_code })

@@ -67,6 +67,8 @@ pub struct ContainerView {
     pub health: Option<Arc<Health>>,
     /// Number of exits seen, so that waiters miss none.
     pub exits: u64,
+    /// A start is under way.
+    pub starting: bool,
     /// Nothing is left of it; the view is the last one.
     pub gone: bool,
 }

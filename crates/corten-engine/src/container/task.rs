@@ -91,6 +91,7 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) -> Container {
         endpoints: Arc::default(),
         health: None,
         exits: 0,
+        starting: false,
         gone: false,
     });
     let (view, published) = watch::channel(first);
@@ -485,6 +486,7 @@ impl Task {
             endpoints: self.run.endpoints.clone(),
             health: self.health.clone(),
             exits: self.exits,
+            starting: matches!(self.phase, Phase::Starting(_)),
             gone: self.phase == Phase::Gone,
         }));
     }

@@ -179,6 +179,10 @@ impl Shim {
         if self.exit.is_some() {
             return Err(fault(Kind::Conflict, "exec", "the container has ended"));
         }
+        if self.paused {
+            // The new process would freeze half-made, and we with it.
+            return Err(fault(Kind::Conflict, "exec", "the container is paused, unpause it before exec"));
+        }
         if self.execs.len() >= MAX_CLIENTS || self.execs.iter().any(|e| e.id == spec.id) {
             return Err(fault(Kind::Conflict, "exec", "too many processes, or the id is taken"));
         }
