@@ -208,19 +208,19 @@ impl Shared {
 /// Writes states in batches, and makes lazy commits durable within a few seconds.
 pub(crate) async fn write_states(db: Db, mut queue: mpsc::UnboundedReceiver<StateWrite>) {
     const SETTLE: std::time::Duration = std::time::Duration::from_secs(5);
-    let mut dirty = false;
+    // Counted from the first lazy commit: a container that restarts all the time must not put it off for ever.
+    let mut until = None;
     loop {
-        let next = if dirty {
-            match tokio::time::timeout(SETTLE, queue.recv()).await {
+        let next = match until {
+            None => queue.recv().await,
+            Some(at) => match tokio::time::timeout_at(at, queue.recv()).await {
                 Ok(next) => next,
                 Err(_) => {
                     commit(&db, Vec::new(), Commit::Durable).await;
-                    dirty = false;
+                    until = None;
                     continue;
                 }
-            }
-        } else {
-            queue.recv().await
+            },
         };
         let Some(first) = next else {
             commit(&db, Vec::new(), Commit::Durable).await;
@@ -231,7 +231,7 @@ pub(crate) async fn write_states(db: Db, mut queue: mpsc::UnboundedReceiver<Stat
             batch.push(more);
         }
         commit(&db, batch, Commit::Lazy).await;
-        dirty = true;
+        until.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
     }
 }
 
