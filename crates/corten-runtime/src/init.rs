@@ -4,6 +4,7 @@
 use std::ffi::{CStr, CString};
 
 use corten_sys::process;
+use corten_sys::signal::SignalFd;
 use rustix::fs::{Access, FileType};
 
 /// Runs as process 1 with the program's arguments; the exit code.
@@ -23,7 +24,7 @@ pub(crate) fn serve_program(args: &[CString], env: &[CString]) -> i32 {
     rustix::thread::set_name(c"docker-init").ok();
     let Some(name) = args.first() else { return 1 };
     let all: Vec<i32> = (1..=64).filter(|s| !KEPT.contains(s)).collect();
-    let Ok(signals) = process::signal_fd(&all) else { return 1 };
+    let Ok(signals) = SignalFd::of(&all) else { return 1 };
     let program = find(name, env);
     let child = process::clone_process(0, None, || {
         process::reset_signals();
@@ -41,12 +42,12 @@ pub(crate) fn serve_program(args: &[CString], env: &[CString]) -> i32 {
 const KEPT: [i32; 8] = [4, 5, 7, 8, 11, 31, 9, 19];
 const CHILD: i32 = 17;
 
-fn serve(signals: &std::os::fd::OwnedFd, child: &process::Child) -> i32 {
+fn serve(signals: &SignalFd, child: &process::Child) -> i32 {
     use std::os::fd::AsFd;
     loop {
         let mut fds = [rustix::event::PollFd::new(signals, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut fds, None).ok();
-        while let Ok(Some(signal)) = process::read_signal(signals.as_fd()) {
+        while let Ok(Some(signal)) = signals.next() {
             // Stops of terminal input and output are for the group in the background, which we are.
             if signal != CHILD && signal != 21 && signal != 22 {
                 process::signal(child.pidfd.as_fd(), signal).ok();

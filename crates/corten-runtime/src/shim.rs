@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use corten_base::time::now_ns;
 use corten_sys::process::{self, Child, Ended};
 use corten_sys::seqpacket;
+use corten_sys::signal::SignalFd;
 use corten_wire::oci_runtime::Process;
 use corten_wire::shim::{EXIT_NAME, Exit, Message, Notice, Started, Stdin, UserSpec};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -87,7 +88,7 @@ struct Shim {
     execs: Vec<Exec>,
     oom: Option<OwnedFd>,
     oom_kills: u64,
-    signals: OwnedFd,
+    signals: SignalFd,
     listener: Option<OwnedFd>,
     connections: Vec<Connection>,
     block: Vec<u8>,
@@ -234,7 +235,7 @@ impl Shim {
     }
 
     fn reap(&mut self) {
-        while let Ok(Some(_)) = process::read_signal(self.signals.as_fd()) {}
+        while let Ok(Some(_)) = self.signals.next() {}
         while let Ok(Some((pid, ended))) = process::reap_any() {
             if pid == self.init.pid && self.exit.is_none() {
                 self.init_ended(ended);

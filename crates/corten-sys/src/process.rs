@@ -266,44 +266,6 @@ pub fn reap_any() -> io::Result<Option<(i32, Ended)>> {
     }
 }
 
-/// Blocks the given signals and returns a descriptor that reads them (non-blocking, close-on-exec).
-///
-/// # Errors
-/// Those of sigprocmask(2) and signalfd(2).
-pub fn signal_fd(signals: &[i32]) -> io::Result<OwnedFd> {
-    // SAFETY: the set is initialised by sigemptyset before use, and lives during the calls.
-    let fd = unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        for s in signals {
-            libc::sigaddset(&raw mut set, *s);
-        }
-        check(libc::c_long::from(libc::pthread_sigmask(
-            libc::SIG_BLOCK,
-            &raw const set,
-            std::ptr::null_mut(),
-        )))?;
-        check(libc::c_long::from(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)))?
-    };
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
-/// Reads one signal number from a [`signal_fd`]; `None` when there is none.
-///
-/// # Errors
-/// Those of read(2).
-pub fn read_signal(fd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
-    let mut buffer = [0u8; std::mem::size_of::<libc::signalfd_siginfo>()];
-    match rustix::io::read(fd, &mut buffer) {
-        Ok(n) if n == buffer.len() => {
-            Ok(Some(i32::from_ne_bytes([buffer[0], buffer[1], buffer[2], buffer[3]])))
-        }
-        Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(None),
-        Err(e) => Err(e.into()),
-    }
-}
-
 /// All signals at their default disposition, none blocked: what a program expects to be started with. (Rust's
 /// start-up code ignores SIGPIPE, and an ignored signal stays ignored across exec.)
 pub fn reset_signals() {

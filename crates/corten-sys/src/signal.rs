@@ -1,16 +1,7 @@
 //! Signals as descriptors: blocked once, read with poll.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-
-/// A received signal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Received {
-    /// Number.
-    pub signal: i32,
-    /// The kernel made it (a key on the terminal), not another process.
-    pub from_kernel: bool,
-}
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Signals arrive here instead of interrupting. Linux 2.6.27.
 #[derive(Debug)]
@@ -19,26 +10,27 @@ pub struct SignalFd {
 }
 
 impl SignalFd {
-    /// Blocks every signal of this thread that can be blocked and opens a non-blocking descriptor for them.
-    /// Programs started by `std::process` begin with an empty mask all the same.
+    /// Blocks these signals in this thread and opens a non-blocking descriptor that reads them; numbers that are no
+    /// signal are left out. Programs that are to begin with an empty mask need [`crate::process::reset_signals`].
     ///
     /// # Errors
     /// `EMFILE`, `ENOMEM`.
-    pub fn all() -> io::Result<Self> {
-        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: sigfillset initialises the set it is given, which is large enough by its type.
-        let set = unsafe {
-            libc::sigfillset(set.as_mut_ptr());
-            set.assume_init()
+    pub fn of(signals: &[i32]) -> io::Result<Self> {
+        // SAFETY: the set is plain memory, valid when zeroed, and initialised by sigemptyset before use; sigaddset
+        // refuses what is no signal. It lives during the calls; the old mask is not asked for; -1 asks for a new
+        // descriptor.
+        let fd = unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            for signal in signals {
+                libc::sigaddset(&raw mut set, *signal);
+            }
+            let failed = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            if failed != 0 {
+                return Err(io::Error::from_raw_os_error(failed));
+            }
+            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
         };
-        // SAFETY: the set is initialised; the old mask is not asked for.
-        let failed =
-            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
-        if failed != 0 {
-            return Err(io::Error::from_raw_os_error(failed));
-        }
-        // SAFETY: the set is initialised; -1 asks for a new descriptor.
-        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -46,25 +38,20 @@ impl SignalFd {
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
-    /// The next pending signal, `None` when there is none.
+    /// The number of the next pending signal, `None` when there is none.
     ///
     /// # Errors
     /// Any but `EAGAIN`.
-    pub fn next(&self) -> io::Result<Option<Received>> {
-        let mut info = std::mem::MaybeUninit::<libc::signalfd_siginfo>::uninit();
-        let size = size_of::<libc::signalfd_siginfo>();
-        // SAFETY: the buffer is writable for exactly `size` bytes.
-        let n = unsafe { libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), size) };
-        if n < 0 {
-            let e = io::Error::last_os_error();
-            return if e.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(e) };
+    pub fn next(&self) -> io::Result<Option<i32>> {
+        let mut record = [0u8; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.fd, &mut record) {
+            // The kernel writes whole records only; they begin with the number.
+            Ok(n) if n == record.len() => {
+                Ok(Some(i32::from_ne_bytes([record[0], record[1], record[2], record[3]])))
+            }
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(e) => Err(e.into()),
         }
-        // SAFETY: the kernel writes whole records only, so a non-negative count is a whole record.
-        let info = unsafe { info.assume_init() };
-        Ok(Some(Received {
-            signal: i32::try_from(info.ssi_signo).unwrap_or(0),
-            from_kernel: info.ssi_code == libc::SI_KERNEL,
-        }))
     }
 }
 
@@ -81,11 +68,11 @@ mod tests {
     #[test]
     fn a_signal_sent_to_this_thread_is_read() {
         std::thread::spawn(|| {
-            let signals = SignalFd::all().unwrap();
+            let signals = SignalFd::of(&[libc::SIGUSR1, 99]).unwrap();
             assert_eq!(signals.next().unwrap(), None);
             // SAFETY: tgkill takes plain numbers; the signal is blocked in this very thread.
             unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), libc::SIGUSR1) };
-            assert_eq!(signals.next().unwrap(), Some(Received { signal: libc::SIGUSR1, from_kernel: false }));
+            assert_eq!(signals.next().unwrap(), Some(libc::SIGUSR1));
         })
         .join()
         .unwrap();

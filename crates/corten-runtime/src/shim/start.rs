@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use corten_base::time::now_ns;
+use corten_sys::signal::SignalFd;
 use corten_sys::{caps, process, seqpacket};
 use corten_wire::oci_runtime::{NamespaceKind, Process, Resources};
 use corten_wire::shim::{
@@ -100,7 +101,7 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shi
     let default_path = std::path::Path::new("/docker").join(&bootstrap.id);
     let group = |e: crate::cgroup::CgroupError| fail(StepError::new("cgroup", e.to_string()));
     let cgroup = Cgroup::at(linux.cgroups_path.as_deref().unwrap_or(&default_path)).map_err(group)?;
-    let signals = process::signal_fd(&[rustix::process::Signal::CHILD.as_raw()])
+    let signals = SignalFd::of(&[rustix::process::Signal::CHILD.as_raw()])
         .map_err(|e| fail(StepError::os("signals", "signalfd", &e)))?;
     let plan = Plan {
         spec: &bootstrap.spec,
