@@ -245,6 +245,17 @@ impl Cgroup {
         }
     }
 
+    /// Whether the processes are suspended, by whomever.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        if self.is_v2() {
+            self.read("", "cgroup.events").unwrap_or_default().contains("frozen 1")
+        } else {
+            // On the way there counts as well.
+            self.read("freezer", "freezer.state").is_some_and(|s| s.trim() != "THAWED")
+        }
+    }
+
     /// Processes of the container, those of nested groups included, as this process's namespace numbers them.
     #[must_use]
     pub fn pids(&self) -> Vec<i32> {

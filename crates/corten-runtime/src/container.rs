@@ -19,6 +19,7 @@
 
 mod become_program;
 mod devices;
+pub(crate) mod hooks;
 mod options;
 mod rootfs;
 mod setup;
@@ -27,7 +28,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use corten_sys::process::{self, Child, namespace};
 use corten_sys::seqpacket;
-use corten_wire::oci_runtime::{ConsoleSize, NamespaceKind, Process, Spec};
+use corten_wire::oci_runtime::{ConsoleSize, Hooks, NamespaceKind, Process, Spec, State};
 use corten_wire::shim::{Rootfs, UserSpec};
 
 use crate::cgroup::Cgroup;
@@ -47,6 +48,35 @@ pub(crate) struct Plan<'a> {
     pub(crate) seccomp: Option<&'a Program>,
     pub(crate) cgroup: &'a Cgroup,
     pub(crate) stdin: bool,
+    pub(crate) alone: Option<&'a Alone<'a>>,
+}
+
+/// For a process without a shim, as the OCI command line makes them: it has its creator's standard streams (unless
+/// on a terminal) and outlives it.
+pub(crate) struct Alone<'a> {
+    /// The first process waits here until somebody connects, and reports to them from then on.
+    pub(crate) door: Option<BorrowedFd<'a>>,
+    pub(crate) hooks: &'a Hooks,
+    /// What hooks are told; pid and status are filled in.
+    pub(crate) state: &'a State,
+    /// How many descriptors from 3 on the program gets.
+    pub(crate) preserve: i32,
+    /// Called when the process exists and is in its control groups, before any hook.
+    pub(crate) born: &'a dyn Fn(i32) -> Result<(), StepError>,
+}
+
+impl std::fmt::Debug for Alone<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Alone").field("hooks", self.hooks).field("preserve", &self.preserve).finish()
+    }
+}
+
+impl Alone<'_> {
+    /// Something is to be run when the namespaces exist and the root is not entered yet.
+    fn hooks_before_root(&self) -> bool {
+        let h = self.hooks;
+        [&h.prestart, &h.create_runtime, &h.create_container].iter().any(|list| !list.is_empty())
+    }
 }
 
 /// What a further process is made from.
@@ -59,13 +89,22 @@ pub(crate) struct ExecPlan<'a> {
     /// The container's init.
     pub(crate) init: BorrowedFd<'a>,
     pub(crate) stdin: bool,
+    pub(crate) alone: Option<&'a Alone<'a>>,
 }
 
 /// Our ends of a process's standard streams.
 #[derive(Debug)]
 pub(crate) enum Stdio {
-    Pipes { stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd },
-    Terminal { master: OwnedFd },
+    Pipes {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    Terminal {
+        master: OwnedFd,
+    },
+    /// Those of this process.
+    Inherited,
 }
 
 /// The child's ends.
@@ -73,6 +112,7 @@ pub(crate) enum Stdio {
 enum ChildStdio {
     Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
     Terminal { size: Option<ConsoleSize> },
+    Inherited,
 }
 
 /// A process that runs its program.
@@ -90,6 +130,10 @@ mod report {
     pub(super) const JOINED: u8 = b'J';
     /// A [`super::StepError`] follows.
     pub(super) const FAILED: u8 = b'E';
+    /// The namespaces exist and the mounts are made: hooks may run. Answered with the same.
+    pub(super) const HOOKS: u8 = b'H';
+    /// It waits at its door.
+    pub(super) const READY: u8 = b'R';
 }
 
 const MAX_REPORT: usize = 16 * 1024;
@@ -97,7 +141,7 @@ const MAX_REPORT: usize = 16 * 1024;
 /// Creates the container and starts its program. The control groups exist already.
 pub(crate) fn launch(plan: &Plan<'_>) -> Result<Launched, StepError> {
     let namespaces = Namespaces::of(plan.spec)?;
-    let (ours, theirs) = streams(plan.process, plan.stdin)?;
+    let (ours, theirs) = streams(plan.process, plan.stdin, plan.alone.is_some())?;
     let members = plan.cgroup.membership_files().map_err(group_error)?;
     let into = plan.cgroup.directory().map_err(group_error)?;
     let (report, child_report) = seqpacket::pair().map_err(|e| StepError::os("socket", "socketpair", &e))?;
@@ -111,12 +155,12 @@ pub(crate) fn launch(plan: &Plan<'_>) -> Result<Launched, StepError> {
     let child = child.map_err(|e| StepError::os("clone", "clone3", &e))?;
     drop(child_report);
     join(&child, &members, report.as_fd())?;
-    finish(child, ours, report.as_fd())
+    finish(child, ours, report.as_fd(), plan.alone)
 }
 
 /// Starts a further process in the container of `plan.init`.
 pub(crate) fn exec(plan: &ExecPlan<'_>) -> Result<Launched, StepError> {
-    let (ours, theirs) = streams(plan.process, plan.stdin)?;
+    let (ours, theirs) = streams(plan.process, plan.stdin, plan.alone.is_some())?;
     let members = plan.cgroup.membership_files().map_err(group_error)?;
     let into = plan.cgroup.directory().map_err(group_error)?;
     let (report, child_report) = seqpacket::pair().map_err(|e| StepError::os("socket", "socketpair", &e))?;
@@ -129,7 +173,7 @@ pub(crate) fn exec(plan: &ExecPlan<'_>) -> Result<Launched, StepError> {
     let child = child.map_err(|e| StepError::os("clone", "clone3", &e))?;
     drop(child_report);
     join(&child, &members, report.as_fd())?;
-    finish(child, ours, report.as_fd())
+    finish(child, ours, report.as_fd(), plan.alone)
 }
 
 fn group_error(e: crate::cgroup::CgroupError) -> StepError {
@@ -153,12 +197,28 @@ fn join(child: &Child, members: &[std::fs::File], report: BorrowedFd<'_>) -> Res
         }
     }
     // Nobody to tell: the same.
-    seqpacket::send(report, &[report::JOINED], &[], true).ok();
+    let mut message = vec![report::JOINED];
+    message.extend_from_slice(pid.as_bytes());
+    seqpacket::send(report, &message, &[], true).ok();
     Ok(())
 }
 
-/// Waits until the child runs its program.
-fn finish(child: Child, ours: Option<Stdio>, report: BorrowedFd<'_>) -> Result<Launched, StepError> {
+fn abandon(child: &Child, error: StepError) -> StepError {
+    process::signal(child.pidfd.as_fd(), 9).ok();
+    process::wait(child.pidfd.as_fd()).ok();
+    error
+}
+
+/// Waits until the child runs its program, or waits at its door.
+fn finish(
+    child: Child,
+    ours: Option<Stdio>,
+    report: BorrowedFd<'_>,
+    alone: Option<&Alone<'_>>,
+) -> Result<Launched, StepError> {
+    if let Some(alone) = alone {
+        (alone.born)(child.pid).map_err(|e| abandon(&child, e))?;
+    }
     let mut stdio = ours;
     let mut buffer = vec![0; MAX_REPORT];
     loop {
@@ -168,10 +228,17 @@ fn finish(child: Child, ours: Option<Stdio>, report: BorrowedFd<'_>) -> Result<L
         match buffer[..n].split_first() {
             None => break,
             Some((&report::TERMINAL, _)) => stdio = fds.pop().map(|master| Stdio::Terminal { master }),
+            Some((&report::READY, _)) => break,
+            Some((&report::HOOKS, _)) => {
+                if let Some(alone) = alone {
+                    hooks::before_root(alone, child.pid).map_err(|e| abandon(&child, e))?;
+                }
+                // Nobody to tell: its end is noticed by the next read.
+                seqpacket::send(report, &[report::HOOKS], &[], true).ok();
+            }
             Some((_, text)) => {
                 process::wait(child.pidfd.as_fd()).ok();
-                let error = serde_json::from_slice(text);
-                return Err(error.unwrap_or_else(|_| StepError::new("report", "unreadable report")));
+                return Err(failure(text));
             }
         }
     }
@@ -182,10 +249,28 @@ fn finish(child: Child, ours: Option<Stdio>, report: BorrowedFd<'_>) -> Result<L
     Ok(Launched { child, stdio })
 }
 
+fn failure(text: &[u8]) -> StepError {
+    serde_json::from_slice(text).unwrap_or_else(|_| StepError::new("report", "unreadable report"))
+}
+
+/// Lets the first process go that waits at the door behind `visitor`, and waits until it runs its program.
+pub(crate) fn release(visitor: BorrowedFd<'_>) -> Result<(), StepError> {
+    let mut buffer = vec![0; MAX_REPORT];
+    let n = seqpacket::recv(visitor, &mut buffer, &mut Vec::new(), true)
+        .map_err(|e| StepError::os("report", "read report", &e))?;
+    match buffer[..n].split_first() {
+        None => Ok(()),
+        Some((_, text)) => Err(failure(text)),
+    }
+}
+
 /// The pipes of a process; for a terminal, which is made inside, only the child's part.
-fn streams(process: &Process, stdin: bool) -> Result<(Option<Stdio>, ChildStdio), StepError> {
+fn streams(process: &Process, stdin: bool, inherit: bool) -> Result<(Option<Stdio>, ChildStdio), StepError> {
     if process.terminal {
         return Ok((None, ChildStdio::Terminal { size: process.console_size }));
+    }
+    if inherit {
+        return Ok((Some(Stdio::Inherited), ChildStdio::Inherited));
     }
     let error = |e: std::io::Error| StepError::os("pipe", "pipe", &e);
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| error(e.into()));

@@ -54,6 +54,17 @@ impl StepError {
         Self { step: step.into(), errno: None, text: text.into(), bare: true }
     }
 
+    /// The words of runc's command line: `verb` is `create`, `run`, `start` or `exec`.
+    pub(crate) fn runc_text(&self, verb: &str) -> String {
+        let place = match (verb, self.step.as_str()) {
+            ("start", _) => return self.text.clone(),
+            ("exec", _) => return format!("exec failed: unable to start container process: {}", self.text),
+            (_, "cgroup") => "unable to apply cgroup configuration: ",
+            _ => "error during container init: ",
+        };
+        format!("runc {verb} failed: unable to start container process: {place}{}", self.text)
+    }
+
     /// The text of the reference engine and the exit code it derives from it.
     pub(crate) fn into_fault(self, way: Way) -> Fault {
         let exit_code = exit_code(&self.text);

@@ -9,6 +9,7 @@ pub mod client;
 mod container;
 pub mod fault;
 pub mod init;
+pub mod oci;
 pub mod seccomp;
 pub mod shim;
 pub mod spec;

@@ -1,14 +1,17 @@
-//! The program `corten-runtime`: shim and in-container init. What it is is decided by its first argument, or by
-//! the name it is run under.
+//! The program `corten-runtime`: shim, OCI runtime and in-container init. What it is is decided by its first
+//! argument, or by the name it is run under.
 
 fn main() {
     let mut args = std::env::args_os().map(|a| a.to_string_lossy().into_owned());
     let name = args.next().unwrap_or_default();
     let rest: Vec<String> = args.collect();
-    let code = match (name.ends_with("docker-init"), rest.first().map(String::as_str)) {
-        (true, _) => corten_runtime::init::main(&rest),
-        (false, Some("shim")) => corten_runtime::shim::main(),
-        (false, _) => 2,
+    let base = name.rsplit('/').next().unwrap_or_default();
+    let code = match (base, rest.first().map(String::as_str)) {
+        ("docker-init", _) => corten_runtime::init::main(&rest),
+        ("corten-oci" | "runc", _) => corten_runtime::oci::main(&rest),
+        (_, Some("oci")) => corten_runtime::oci::main(&rest[1..]),
+        (_, Some("shim")) => corten_runtime::shim::main(),
+        _ => 2,
     };
     corten_sys::process::exit_now(code);
 }

@@ -43,6 +43,14 @@ pub fn sealed_bytes(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// An empty file in memory that can be written.
+///
+/// # Errors
+/// Those of memfd_create(2).
+pub fn scratch(name: &str) -> io::Result<std::fs::File> {
+    create(name, false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

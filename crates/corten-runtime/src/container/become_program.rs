@@ -8,10 +8,10 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
-use corten_sys::{caps, process};
+use corten_sys::{caps, process, seqpacket};
 use corten_wire::oci_runtime::{Capabilities, Process, Rlimit};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, Uid};
 use rustix::process::Resource;
@@ -30,6 +30,11 @@ pub(super) struct Program<'a> {
     pub(super) root: BorrowedFd<'a>,
     /// Our own program, to run below it as `docker-init`.
     pub(super) own_init: Option<BorrowedFd<'a>>,
+    pub(super) alone: Option<&'a super::Alone<'a>>,
+    /// Where failures are reported.
+    pub(super) report: BorrowedFd<'a>,
+    /// This process as its creator sees it.
+    pub(super) pid: i32,
 }
 
 /// What a container that could not execute its program ends with, as with runc.
@@ -75,6 +80,9 @@ pub(super) fn run(program: &Program<'_>) -> Result<Infallible, StepError> {
         }
         None => (c_string(&path)?, c_strings(&process.args)?),
     };
+    if let Some(alone) = program.alone {
+        wait_at_door(program, alone)?;
+    }
     let env = c_strings(&env)?;
     if let Some(filter) = program.seccomp {
         corten_sys::seccomp::install(&filter.instructions, filter.flags)
@@ -82,8 +90,14 @@ pub(super) fn run(program: &Program<'_>) -> Result<Infallible, StepError> {
     }
     caps::set(sets.effective & permitted, sets.permitted & permitted, inheritable).map_err(fail)?;
     caps::set_ambient(sets.ambient & inheritable & sets.permitted & permitted).map_err(fail)?;
-    caps::die_with_parent().map_err(|e| StepError::os("exec", "prctl", &e))?;
-    process::close_on_exec_from(3).map_err(|e| StepError::os("exec", "close_range", &e))?;
+    let preserved = match program.alone {
+        Some(alone) => alone.preserve,
+        None => {
+            caps::die_with_parent().map_err(|e| StepError::os("exec", "prctl", &e))?;
+            0
+        }
+    };
+    process::close_on_exec_from(3 + preserved).map_err(|e| StepError::os("exec", "close_range", &e))?;
     let error = process::exec(&path, &args, &env);
     if program.own_init.is_some() && error.kind() == io::ErrorKind::NotFound {
         // A development build needs a loader that the container does not have: be init without executing it.
@@ -94,6 +108,23 @@ pub(super) fn run(program: &Program<'_>) -> Result<Infallible, StepError> {
     let text = format!("exec {}: {}\n", path.to_string_lossy(), errno_text(&error));
     rustix::io::write(rustix::stdio::stderr(), text.as_bytes()).ok();
     process::exit_now(EXEC_FAILED);
+}
+
+/// Waits for `start`, which takes the place of the creator as the one that failures are reported to, and runs the
+/// hooks that come then.
+fn wait_at_door(program: &Program<'_>, alone: &super::Alone<'_>) -> Result<(), StepError> {
+    if let Some(door) = alone.door {
+        let fail = |e: io::Error| StepError::os("start", "wait for start", &e);
+        seqpacket::send(program.report, &[super::report::READY], &[], true).map_err(fail)?;
+        let visitor = loop {
+            if let Some(visitor) = seqpacket::accept(door).map_err(fail)? {
+                break visitor;
+            }
+        };
+        process::duplicate_to(visitor.as_fd(), program.report.as_raw_fd()).map_err(fail)?;
+        rustix::io::fcntl_setfd(program.report, rustix::io::FdFlags::CLOEXEC).map_err(|e| fail(e.into()))?;
+    }
+    super::hooks::run("startContainer", &alone.hooks.start_container, alone.state, program.pid, "created")
 }
 
 fn c_string(text: &str) -> Result<CString, StepError> {

@@ -92,7 +92,15 @@ fn attach_root(plan: &Plan<'_>) -> Result<OwnedFd, StepError> {
     .map_err(fail)?;
     let change = Change { propagation: Some(Propagation::Private), ..Change::default() };
     mount::change(tree.as_fd(), change, true).map_err(fail)?;
-    mount::attach_over_root(tree.as_fd()).map_err(fail)?;
+    match plan.rootfs {
+        // Hooks look for the root where the configuration says it is.
+        Rootfs::Path(path) if plan.alone.is_some() => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let place = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| fail(e.into()))?;
+            mount::attach(tree.as_fd(), place.as_fd()).map_err(fail)?;
+        }
+        _ => mount::attach_over_root(tree.as_fd()).map_err(fail)?,
+    }
     Ok(tree)
 }
 

@@ -38,10 +38,14 @@ fn start(process: &Process) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Waits until the shim has moved this process into its control groups.
-fn joined(socket: BorrowedFd<'_>) -> Result<(), StepError> {
-    match seqpacket::recv(socket, &mut [0; 8], &mut Vec::new(), true) {
-        Ok(1..) => Ok(()),
+/// Waits until the shim has moved this process into its control groups; its number as the shim sees it.
+fn joined(socket: BorrowedFd<'_>) -> Result<i32, StepError> {
+    let mut message = [0; 16];
+    match seqpacket::recv(socket, &mut message, &mut Vec::new(), true) {
+        Ok(n @ 1..) => {
+            let pid = std::str::from_utf8(&message[1..n]).ok().and_then(|p| p.parse().ok());
+            pid.ok_or_else(|| StepError::new("cgroup", "unreadable message"))
+        }
         Ok(0) => Err(StepError::new("cgroup", "the shim is gone")),
         Err(e) => Err(StepError::os("cgroup", "wait for the shim", &e)),
     }
@@ -58,9 +62,13 @@ pub(super) fn container(
     for (fd, kind) in &namespaces.join {
         process::enter(fd.as_fd(), *kind).map_err(|e| StepError::os("setns", "join namespace", &e))?;
     }
+    let hooks = plan.alone.filter(|a| a.hooks_before_root());
+    let mut pid = None;
+    if namespaces.cgroup || hooks.is_some() {
+        pid = Some(joined(socket)?);
+    }
     if namespaces.cgroup {
-        // The new view begins where this process is now.
-        joined(socket)?;
+        // The new view begins where this process is now: it has joined its groups.
         process::unshare(process::namespace::CGROUP)
             .map_err(|e| StepError::os("unshare", "unshare cgroup namespace", &e))?;
     }
@@ -81,8 +89,11 @@ pub(super) fn container(
             }
             Some(slave)
         }
-        ChildStdio::Pipes { .. } => None,
+        ChildStdio::Pipes { .. } | ChildStdio::Inherited => None,
     };
+    if let (Some(alone), Some(pid)) = (hooks, pid) {
+        hooks_before_root(alone, pid, socket)?;
+    }
     take_stdio(stdio, slave, &identity)?;
     let linux = plan.spec.linux.as_ref();
     made.sysctls(linux.iter().flat_map(|l| &l.sysctl))?;
@@ -101,16 +112,27 @@ pub(super) fn container(
         let change = Change { propagation: Some(Propagation::Shared), ..Change::default() };
         mount::change(root, change, false).map_err(finish)?;
     }
-    if !namespaces.cgroup {
-        joined(socket)?;
-    }
+    let pid = pid.map_or_else(|| joined(socket), Ok)?;
     become_program::run(&Program {
         process: plan.process,
         identity: &identity,
         seccomp: plan.seccomp,
         root,
         own_init: own_program.as_ref().map(AsFd::as_fd),
+        alone: plan.alone,
+        report: socket,
+        pid,
     })
+}
+
+/// Lets the creator run its hooks, then runs those that belong into these namespaces.
+fn hooks_before_root(alone: &super::Alone<'_>, pid: i32, socket: BorrowedFd<'_>) -> Result<(), StepError> {
+    let fail = |e: std::io::Error| StepError::os("hooks", "wait for hooks", &e);
+    seqpacket::send(socket, &[report::HOOKS], &[], true).map_err(fail)?;
+    if seqpacket::recv(socket, &mut [0; 16], &mut Vec::new(), true).map_err(fail)? == 0 {
+        return Err(StepError::new("hooks", "the creator is gone"));
+    }
+    super::hooks::run("createContainer", &alone.hooks.create_container, alone.state, pid, "creating")
 }
 
 /// A further process: enters everything that the container's init is in.
@@ -130,16 +152,19 @@ pub(super) fn exec(
     let identity = identity(plan.process, plan.user, root.as_fd())?;
     let slave = match &stdio {
         ChildStdio::Terminal { size } => Some(terminal(root.as_fd(), None, *size, socket)?),
-        ChildStdio::Pipes { .. } => None,
+        ChildStdio::Pipes { .. } | ChildStdio::Inherited => None,
     };
     take_stdio(stdio, slave, &identity)?;
-    joined(socket)?;
+    let pid = joined(socket)?;
     become_program::run(&Program {
         process: plan.process,
         identity: &identity,
         seccomp: plan.seccomp,
         root: root.as_fd(),
         own_init: None,
+        alone: plan.alone,
+        report: socket,
+        pid,
     })
 }
 
@@ -221,6 +246,14 @@ fn take_stdio(stdio: ChildStdio, slave: Option<OwnedFd>, identity: &Identity) ->
                     own(fd.as_fd(), None);
                 }
                 process::duplicate_to(fd.as_fd(), target).map_err(fail)?;
+            }
+        }
+        (ChildStdio::Inherited, _) => {
+            for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+                let kind = rustix::fs::fstat(fd).map(|s| rustix::fs::FileType::from_raw_mode(s.st_mode));
+                if kind.is_ok_and(|k| k == rustix::fs::FileType::Fifo) {
+                    own(fd, None);
+                }
             }
         }
         (ChildStdio::Terminal { .. }, Some(slave)) => {

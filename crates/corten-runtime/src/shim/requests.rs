@@ -195,6 +195,7 @@ impl Shim {
             cgroup: &self.cgroup,
             init: self.init.pidfd.as_fd(),
             stdin: spec.stdin,
+            alone: None,
         };
         let launched = container::exec(&plan).map_err(|e| e.into_fault(Way::Exec))?;
         let pid = launched.child.pid;
@@ -208,6 +209,7 @@ impl Shim {
                 let wanted = [stdin, spec.stdout.then_some(stdout), spec.stderr.then_some(stderr)];
                 wanted.into_iter().flatten().collect()
             }
+            Stdio::Inherited => Vec::new(),
         };
         self.execs.push(exec);
         Ok((Reply::ExecStarted { pid }, fds))

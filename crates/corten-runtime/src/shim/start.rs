@@ -82,7 +82,7 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shi
     }
     let Some(process) = bootstrap.spec.process.clone() else { return Err(wrong("no process")) };
     if bootstrap.spec.hooks.is_some() {
-        return Err(wrong("hooks are not supported"));
+        return Err(wrong("hooks belong to the OCI command line"));
     }
     if fds.len() != bootstrap.attach.len() {
         return Err(wrong("one stream is needed for each attached client"));
@@ -113,6 +113,7 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shi
         seccomp: seccomp.as_ref(),
         cgroup: &cgroup,
         stdin: bootstrap.stdin.open,
+        alone: None,
     };
     let none = Resources::default();
     let created = cgroup.create(linux.resources.as_ref().unwrap_or(&none)).map_err(group);
@@ -130,6 +131,7 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shi
     let (outputs, pipe) = match launched.stdio {
         Stdio::Terminal { master } => ([Some(master), None], None),
         Stdio::Pipes { stdin, stdout, stderr } => ([Some(stdout), Some(stderr)], stdin),
+        Stdio::Inherited => ([None, None], None),
     };
     for fd in outputs.iter().chain([&pipe]).flatten() {
         rustix::io::ioctl_fionbio(fd, true)

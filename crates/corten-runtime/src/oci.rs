@@ -1,0 +1,234 @@
+//! `corten-runtime oci`: the OCI runtime with runc's command line, for callers that bring their own shim, such as
+//! podman and containerd.
+//!
+//! ```text
+//!  create ── clones init, writes <root>/<id>/state.json, leaves ──▶ init waits at <root>/<id>/start.sock
+//!  start ─── connects there; hears of a failure, or of the program by the end of the connection
+//!  delete ── removes the control groups and <root>/<id>
+//! ```
+//!
+//! Nothing but the directory `<root>/<id>` is kept between two commands; what can be asked of the kernel (does the
+//! process live, is it frozen) is asked for each time. A process number is only believed with its start time.
+
+mod arguments;
+mod config;
+mod create;
+mod exec;
+mod foreground;
+mod log;
+mod manage;
+mod record;
+mod report;
+mod signals;
+mod templates;
+
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use corten_sys::{caps, process};
+
+use crate::fault::{StepError, errno_text};
+use arguments::{Arguments, Command, parse};
+use log::{Format, Log};
+use record::Store;
+
+/// A command failed.
+#[derive(Debug, thiserror::Error)]
+enum OciError {
+    /// The command line is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// Asked for something that we do not do.
+    #[error("{0} is not supported")]
+    Unsupported(String),
+    /// The configuration or the state does not permit it, in runc's words.
+    #[error("{0}")]
+    Refused(String),
+    /// A step of starting a process failed.
+    #[error("{}", step.runc_text(verb))]
+    Step {
+        /// `create`, `run`, `start` or `exec`.
+        verb: &'static str,
+        /// What failed.
+        step: StepError,
+    },
+    /// A control group could not be used.
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroup::CgroupError),
+    /// A file could not be read or written.
+    #[error("{what}: {reason}", reason = errno_text(source))]
+    Io {
+        /// What was done, and to which file.
+        what: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl OciError {
+    fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.to_string();
+        move |source| Self::Io { what, source }
+    }
+
+    fn refused(text: impl Into<String>) -> Self {
+        Self::Refused(text.into())
+    }
+}
+
+/// What the global flags say.
+#[derive(Debug)]
+struct Context {
+    store: Store,
+}
+
+const DEFAULT_ROOT: &str = "/run/corten/oci";
+
+/// Runs one command; the program's exit code.
+#[must_use]
+pub fn main(args: &[String]) -> i32 {
+    let mut log = Log::stderr();
+    let result = global(args, &mut log);
+    match result {
+        Ok(code) => code,
+        Err((command, error)) => {
+            log.error(&error.to_string());
+            // COMPAT: callers of runc tell a failed exec from the end of its program by this.
+            if command == Some(Command::Exec) { 255 } else { 1 }
+        }
+    }
+}
+
+type Failed = (Option<Command>, OciError);
+
+fn global(args: &[String], log: &mut Log) -> Result<i32, Failed> {
+    let early = |e| (None, e);
+    let flags = parse(arguments::GLOBAL, args, true).map_err(early)?;
+    let format = match flags.value("log-format") {
+        None | Some("text") => Format::Text,
+        Some("json") => Format::Json,
+        Some(other) => return Err(early(OciError::Usage(format!("unknown log-format {other:?}")))),
+    };
+    let path = flags.value("log").filter(|p| !p.is_empty() && *p != "/dev/stderr").map(absolute).transpose();
+    log.configure(path.map_err(early)?.as_deref(), format, flags.has("debug")).map_err(early)?;
+    if flags.has("version") {
+        report::version();
+        return Ok(0);
+    }
+    if flags.has("systemd-cgroup") {
+        return Err(early(OciError::Unsupported("--systemd-cgroup (the systemd cgroup manager)".into())));
+    }
+    if !matches!(flags.value("rootless"), None | Some("auto" | "false")) {
+        return Err(early(OciError::Unsupported("--rootless".into())));
+    }
+    let Some((name, rest)) = flags.positional.split_first() else {
+        report::usage();
+        return Ok(0);
+    };
+    if flags.has("help") || name == "help" {
+        report::usage();
+        return Ok(0);
+    }
+    let Some(command) = Command::of(name) else {
+        return Err(early(OciError::Usage(format!("No help topic for '{name}'"))));
+    };
+    let failed = |e| (Some(command), e);
+    let given = parse(command.flags(), rest, command.flags_end_with_id()).map_err(failed)?;
+    if given.has("help") {
+        report::usage();
+        return Ok(0);
+    }
+    let root = absolute(flags.value("root").unwrap_or(DEFAULT_ROOT)).map_err(failed)?;
+    let context = Context { store: Store::new(root) };
+    log.debug(&format!("{name} {rest:?}"));
+    if matches!(command, Command::Create | Command::Run | Command::Exec) {
+        prepare(preserved(&given).map_err(failed)?).map_err(failed)?;
+    }
+    run(&context, command, &given).map_err(failed)
+}
+
+fn run(context: &Context, command: Command, given: &Arguments) -> Result<i32, OciError> {
+    match command {
+        Command::Create => create::create(context, given).map(|()| 0),
+        Command::Start => create::start(context, given).map(|()| 0),
+        Command::Run => create::run(context, given),
+        Command::Exec => exec::exec(context, given),
+        Command::Kill => manage::kill(context, given).map(|()| 0),
+        Command::Delete => manage::delete(context, given).map(|()| 0),
+        Command::Pause => manage::freeze(context, given, true).map(|()| 0),
+        Command::Resume => manage::freeze(context, given, false).map(|()| 0),
+        Command::Update => manage::update(context, given).map(|()| 0),
+        Command::State => report::state(context, given).map(|()| 0),
+        Command::List => report::list(context, given).map(|()| 0),
+        Command::Ps => report::ps(context, given).map(|()| 0),
+        Command::Events => report::events(context, given).map(|()| 0),
+        Command::Spec => templates::spec(given).map(|()| 0),
+        Command::Features => templates::features(given).map(|()| 0),
+        Command::Checkpoint | Command::Restore => {
+            Err(OciError::Unsupported("checkpointing and restoring a container".into()))
+        }
+    }
+}
+
+/// How many descriptors from 3 on the container's program gets: those asked for, and those of socket activation.
+fn preserved(given: &Arguments) -> Result<i32, OciError> {
+    let asked = given.number::<i32>("preserve-fds")?.unwrap_or(0);
+    let all = asked + listen_fds();
+    if !(0..=4096).contains(&all) {
+        return Err(OciError::Usage(format!("invalid number of preserved fds: {all}")));
+    }
+    for fd in 3..3 + all {
+        if !Path::new(&format!("/proc/self/fd/{fd}")).exists() {
+            return Err(OciError::refused(format!("unable to stat preserved-fd {} (of {all})", fd - 3)));
+        }
+    }
+    Ok(all)
+}
+
+/// `LISTEN_FDS`, the number of sockets that systemd's protocol passes.
+fn listen_fds() -> i32 {
+    std::env::var("LISTEN_FDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .filter(|n| (0..=1024).contains(n))
+        .unwrap_or(0)
+}
+
+/// Gets rid of what was inherited, and continues as a sealed copy of this program: what runs inside a container
+/// for a moment must not be a way to the file on the host (CVE-2019-5736).
+fn prepare(preserve: i32) -> Result<(), OciError> {
+    process::close_inherited_from(3 + preserve).map_err(OciError::io("close_range"))?;
+    let own = Path::new("/proc/self/exe");
+    let sealed =
+        std::fs::read_link(own).is_ok_and(|p| p.as_os_str().as_encoded_bytes().starts_with(b"/memfd:"));
+    if !sealed {
+        return Err(continue_as_copy(own).map_or_else(|e| e, |never| match never {}));
+    }
+    rustix::thread::set_name(c"corten-oci").ok();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    caps::forbid_tracing().map_err(OciError::io("prctl"))
+}
+
+fn continue_as_copy(own: &Path) -> Result<std::convert::Infallible, OciError> {
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStringExt;
+    let fail = || OciError::io("copy own program");
+    let mut source = std::fs::File::open(own).map_err(fail())?;
+    let program = corten_sys::memfd::sealed_program("corten-oci", &mut source).map_err(fail())?;
+    let path =
+        CString::new(format!("/proc/self/fd/{}", program.as_raw_fd())).map_err(|e| fail()(e.into()))?;
+    let args = std::env::args_os().map(|a| CString::new(a.into_vec()));
+    let args = args.collect::<Result<Vec<_>, _>>().map_err(|e| fail()(e.into()))?;
+    let env = std::env::vars_os().map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        CString::new(name.into_vec())
+    });
+    let env = env.collect::<Result<Vec<_>, _>>().map_err(|e| fail()(e.into()))?;
+    Err(fail()(process::exec(&path, &args, &env)))
+}
+
+fn absolute(path: impl AsRef<Path>) -> Result<PathBuf, OciError> {
+    let path = path.as_ref();
+    std::path::absolute(path).map_err(OciError::io(path.display()))
+}

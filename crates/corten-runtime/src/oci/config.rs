@@ -1,0 +1,128 @@
+//! Reads `config.json` and the process files of `exec`, and refuses what we would otherwise silently not do.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use corten_wire::oci_runtime::{Process, Spec};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::OciError;
+
+/// Largest file that we read.
+const MAX_FILE: u64 = 16 << 20;
+
+/// Settings of the specification that have no place in [`Spec`] because nothing here honours them.
+const REFUSED: [&str; 18] = [
+    "/vm",
+    "/solaris",
+    "/windows",
+    "/zos",
+    "/linux/intelRdt",
+    "/linux/personality",
+    "/linux/timeOffsets",
+    "/linux/memoryPolicy",
+    "/linux/netDevices",
+    "/linux/uidMappings",
+    "/linux/gidMappings",
+    "/linux/mountLabel",
+    "/linux/resources/network",
+    "/linux/resources/rdma",
+    "/linux/seccomp/listenerPath",
+    "/process/scheduler",
+    "/process/ioPriority",
+    "/process/execCPUAffinity",
+];
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.values().all(is_empty),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// The first setting in the document that we cannot honour.
+fn refused(document: &Value) -> Option<String> {
+    let set = |path: &&str| document.pointer(path).is_some_and(|v| !is_empty(v));
+    if let Some(path) = REFUSED.into_iter().find(|p| set(p)) {
+        return Some(path.trim_start_matches('/').replace('/', "."));
+    }
+    let mounts = document.get("mounts").and_then(Value::as_array).into_iter().flatten();
+    let mapped =
+        |m: &Value| ["uidMappings", "gidMappings"].iter().any(|k| m.get(k).is_some_and(|v| !is_empty(v)));
+    mounts.into_iter().any(mapped).then(|| "mounts[].uidMappings".to_owned())
+}
+
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, OciError> {
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(MAX_FILE + 1).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|f| f.take(MAX_FILE + 1).read_to_end(&mut bytes))
+    };
+    read.map_err(OciError::io(format_args!("open {}", path.display())))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(OciError::refused(format!("{}: file too large", path.display())));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| OciError::refused(format!("{}: {e}", path.display())))
+}
+
+/// The configuration of a bundle, and its root file system's absolute path.
+pub(super) fn bundle(dir: &Path) -> Result<(Spec, PathBuf), OciError> {
+    let path = dir.join("config.json");
+    if !path.exists() {
+        return Err(OciError::refused("JSON specification file config.json not found"));
+    }
+    let document: Value = read(&path)?;
+    if let Some(setting) = refused(&document) {
+        return Err(OciError::Unsupported(format!("config.json: {setting}")));
+    }
+    let spec: Spec =
+        serde_json::from_value(document).map_err(|e| OciError::refused(format!("config.json: {e}")))?;
+    check(&spec)?;
+    let Some(root) = &spec.root else { return Err(OciError::refused("root must be specified")) };
+    let root = std::fs::canonicalize(dir.join(&root.path))
+        .map_err(OciError::io(format_args!("invalid rootfs {}", root.path.display())))?;
+    Ok((spec, root))
+}
+
+fn check(spec: &Spec) -> Result<(), OciError> {
+    let major = spec.oci_version.split('.').next().unwrap_or_default();
+    if major != "1" {
+        return Err(OciError::refused(format!(
+            "unsupported version {:?} of the specification",
+            spec.oci_version
+        )));
+    }
+    let Some(process) = &spec.process else {
+        return Err(OciError::refused("process property must not be empty"));
+    };
+    check_process(process)
+}
+
+pub(super) fn check_process(process: &Process) -> Result<(), OciError> {
+    if process.args.is_empty() {
+        return Err(OciError::refused("args must not be empty"));
+    }
+    if !process.cwd.is_absolute() {
+        return Err(OciError::refused("cwd must be an absolute path"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_honoured_is_refused() {
+        let check = |text: &str| refused(&serde_json::from_str(text).unwrap());
+        assert_eq!(check(r#"{"linux":{"intelRdt":{"closID":"x"}}}"#).as_deref(), Some("linux.intelRdt"));
+        assert_eq!(check(r#"{"linux":{"uidMappings":[],"resources":{"network":{}}}}"#), None);
+        let mapped = r#"{"mounts":[{"destination":"/x","uidMappings":[{"size":1}]}]}"#;
+        assert_eq!(check(mapped).as_deref(), Some("mounts[].uidMappings"));
+    }
+}

@@ -1,0 +1,233 @@
+//! `create`, `start` and `run`.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use corten_base::time::{now_ns, rfc3339_nano};
+use corten_sys::seqpacket;
+use corten_wire::oci_runtime::{Hooks, Process, Resources, Spec};
+use corten_wire::shim::Rootfs;
+
+use super::arguments::Arguments;
+use super::foreground::{self, Terminal};
+use super::record::{Container, DOOR_NAME, Record, Status, remove, start_time};
+use super::{Context, OciError, absolute, config, listen_fds, preserved};
+use crate::cgroup::Cgroup;
+use crate::container::{self, Alone, Launched, Plan, Stdio, hooks};
+use crate::fault::StepError;
+use crate::seccomp;
+
+/// A container that is being made: everything is taken back unless it comes to live.
+struct Draft {
+    dir: PathBuf,
+    record: Record,
+    cgroup: Cgroup,
+    process: Process,
+}
+
+pub(super) fn create(context: &Context, given: &Arguments) -> Result<(), OciError> {
+    let draft = Draft::new(context, given)?;
+    let terminal = Terminal::of(given, draft.process.terminal, true)?;
+    let door = draft.open_door();
+    let door = door.map_err(|e| draft.abandon(e))?;
+    let launched = draft.launch("create", given, Some(door.as_fd()));
+    let launched = launched.map_err(|e| draft.abandon(e))?;
+    let told = terminal.hand_over(launched.stdio).and_then(|_| write_pid(given, launched.child.pid));
+    told.map_err(|e| {
+        corten_sys::process::signal(launched.child.pidfd.as_fd(), 9).ok();
+        draft.abandon(e)
+    })
+}
+
+pub(super) fn start(context: &Context, given: &Arguments) -> Result<(), OciError> {
+    let container = context.store.load(given.id(false)?)?;
+    match container.status() {
+        Status::Created => {}
+        Status::Stopped => return Err(OciError::refused("cannot start a container that has stopped")),
+        Status::Running | Status::Paused => {
+            return Err(OciError::refused("cannot start an already running container"));
+        }
+    }
+    let door = container.dir.join(DOOR_NAME);
+    let visitor = seqpacket::connect(&door).map_err(|e| match e.kind() {
+        std::io::ErrorKind::ConnectionRefused => {
+            OciError::refused("cannot start an already running container")
+        }
+        _ => OciError::io("connect to the container's init")(e),
+    })?;
+    let released = container::release(visitor.as_fd());
+    corten_base::fs::ensure_absent(&door).map_err(|e| OciError::refused(e.to_string()))?;
+    released.map_err(|step| OciError::Step { verb: "start", step })?;
+    poststart(&container);
+    Ok(())
+}
+
+pub(super) fn run(context: &Context, given: &Arguments) -> Result<i32, OciError> {
+    let draft = Draft::new(context, given)?;
+    let detach = given.has("detach");
+    let terminal = Terminal::of(given, draft.process.terminal, detach)?;
+    if !detach && !given.has("no-subreaper") {
+        corten_sys::caps::adopt_orphans().map_err(OciError::io("prctl"))?;
+    }
+    let signals = if detach { None } else { Some(foreground::signals()?) };
+    let launched = draft.launch("run", given, None).map_err(|e| draft.abandon(e))?;
+    let Launched { child, stdio } = launched;
+    let told = terminal.hand_over(stdio).and_then(|m| write_pid(given, child.pid).map(|()| m));
+    let master = told.map_err(|e| {
+        corten_sys::process::signal(child.pidfd.as_fd(), 9).ok();
+        draft.abandon(e)
+    })?;
+    let container = Container { dir: draft.dir, record: draft.record };
+    poststart(&container);
+    let Some(signals) = signals else { return Ok(0) };
+    let code = foreground::wait(&child, &signals, master)?;
+    if !given.has("keep") {
+        super::manage::destroy(&container)?;
+    }
+    Ok(code)
+}
+
+/// The container runs already: what a hook does wrong now is only its own loss.
+fn poststart(container: &Container) {
+    if let (Some(all), pid) = (&container.record.spec.hooks, container.record.pid) {
+        hooks::run("poststart", &all.poststart, &container.record.state(), pid, "running").ok();
+    }
+}
+
+/// Writes `--pid-file` so that it is never seen half written.
+pub(super) fn write_pid(given: &Arguments, pid: i32) -> Result<(), OciError> {
+    let Some(path) = given.value("pid-file").filter(|p| !p.is_empty()) else { return Ok(()) };
+    let durability = corten_base::fs::Durability::Process;
+    corten_base::fs::replace(Path::new(path), pid.to_string().as_bytes(), 0o644, durability)
+        .map_err(|e| OciError::refused(e.to_string()))
+}
+
+/// Where a container's groups are when its configuration says nothing, and what it may not say.
+fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, OciError> {
+    let given = spec.linux.as_ref().and_then(|l| l.cgroups_path.clone());
+    let path = given.filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| id.into());
+    if path.to_string_lossy().matches(':').count() == 2 {
+        let text = format!("cgroupsPath {:?} (the systemd cgroup manager)", path.display().to_string());
+        return Err(OciError::Unsupported(text));
+    }
+    Ok(path)
+}
+
+impl Draft {
+    fn new(context: &Context, given: &Arguments) -> Result<Self, OciError> {
+        let id = given.id(false)?;
+        for flag in ["no-pivot", "pidfd-socket"] {
+            if given.has(flag) {
+                return Err(OciError::Unsupported(format!("--{flag}")));
+            }
+        }
+        let bundle = absolute(given.value("bundle").filter(|b| !b.is_empty()).unwrap_or("."))?;
+        // Relative paths in the configuration begin there, and those of flags must not.
+        let (mut spec, rootfs) = config::bundle(&bundle)?;
+        let Some(process) = spec.process.as_mut() else {
+            return Err(OciError::refused("process property must not be empty"));
+        };
+        pass_sockets(process);
+        let process = process.clone();
+        let cgroup = Cgroup::at(&cgroup_path(&spec, id)?)?;
+        let dir = context.store.reserve(id)?;
+        let record = Record {
+            id: id.to_owned(),
+            pid: 0,
+            start_time: 0,
+            bundle,
+            rootfs,
+            created: rfc3339_nano(now_ns()),
+            cgroup: cgroup.path(),
+            spec,
+        };
+        Ok(Self { dir, record, cgroup, process })
+    }
+
+    /// Takes everything back; gives the error on.
+    fn abandon(&self, error: OciError) -> OciError {
+        self.cgroup.destroy().ok();
+        if let Some(all) = &self.record.spec.hooks {
+            hooks::run("poststop", &all.poststop, &self.record.state(), 0, "stopped").ok();
+        }
+        remove(&self.dir).ok();
+        error
+    }
+
+    fn open_door(&self) -> Result<OwnedFd, OciError> {
+        let fail = || OciError::io("listen for start");
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let dir =
+            rustix::fs::open(&self.dir, flags, rustix::fs::Mode::empty()).map_err(|e| fail()(e.into()))?;
+        let door = seqpacket::listen(dir.as_fd(), DOOR_NAME).map_err(fail())?;
+        rustix::io::ioctl_fionbio(&door, false).map_err(|e| fail()(e.into()))?;
+        Ok(door)
+    }
+
+    /// Makes the groups and the first process. The record is on disk as soon as there is a process.
+    fn launch(
+        &self,
+        verb: &'static str,
+        given: &Arguments,
+        door: Option<BorrowedFd<'_>>,
+    ) -> Result<Launched, OciError> {
+        let step = |step| OciError::Step { verb, step };
+        let spec = &self.record.spec;
+        let linux = spec.linux.clone().unwrap_or_default();
+        let filter = linux.seccomp.as_ref().map(seccomp::compile).transpose();
+        let filter =
+            filter.map_err(|e| step(StepError::new("seccomp", format!("unable to init seccomp: {e}"))))?;
+        rustix::process::chdir(&self.record.bundle)
+            .map_err(|e| OciError::io(self.record.bundle.display())(e.into()))?;
+        let none = Resources::default();
+        self.cgroup
+            .create(linux.resources.as_ref().unwrap_or(&none))
+            .map_err(|e| step(StepError::new("cgroup", e.to_string())))?;
+        let all = spec.hooks.clone().unwrap_or_default();
+        let state = self.record.state();
+        let born = |pid: i32| {
+            let Some(start_time) = start_time(pid) else {
+                // It has failed and ended already; its report says why.
+                return Ok(());
+            };
+            let record = Record { pid, start_time, ..self.record.clone() };
+            record.save(&self.dir).map_err(|e| StepError::new("state", e.to_string()))
+        };
+        let alone = Alone { door, hooks: &all, state: &state, preserve: preserved(given)?, born: &born };
+        let plan = Plan {
+            spec,
+            process: &self.process,
+            rootfs: &Rootfs::Path(self.record.rootfs.clone()),
+            scratch: &self.dir,
+            user: None,
+            init: false,
+            seccomp: filter.as_ref(),
+            cgroup: &self.cgroup,
+            stdin: false,
+            alone: Some(&alone),
+        };
+        container::launch(&plan).map_err(step)
+    }
+}
+
+/// systemd's protocol: the program is told how many of its descriptors are sockets, and that they are for it.
+pub(super) fn pass_sockets(process: &mut Process) {
+    let count = listen_fds();
+    if count > 0 {
+        process.env.push(format!("LISTEN_FDS={count}"));
+        process.env.push("LISTEN_PID=1".to_owned());
+    }
+}
+
+/// A further process has no hooks.
+pub(super) fn no_hooks() -> Hooks {
+    Hooks::default()
+}
+
+/// The descriptor of a terminal's master, if the process has one.
+pub(super) fn master(stdio: Stdio) -> Option<OwnedFd> {
+    match stdio {
+        Stdio::Terminal { master } => Some(master),
+        Stdio::Pipes { .. } | Stdio::Inherited => None,
+    }
+}

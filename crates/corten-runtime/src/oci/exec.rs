@@ -1,0 +1,122 @@
+//! `exec`: a further process in a container.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use corten_wire::oci_runtime::{Capabilities, Process, State, User};
+
+use super::arguments::Arguments;
+use super::create::{no_hooks, pass_sockets, write_pid};
+use super::foreground::{self, Terminal};
+use super::record::{Container, Status};
+use super::{Context, OciError, config, preserved};
+use crate::container::{self, Alone, ExecPlan, Launched};
+use crate::fault::StepError;
+use crate::seccomp;
+
+pub(super) fn exec(context: &Context, given: &Arguments) -> Result<i32, OciError> {
+    let container = context.store.load(given.id(true)?)?;
+    match container.status() {
+        Status::Stopped => return Err(OciError::refused("cannot exec in a stopped container")),
+        Status::Paused if !given.has("ignore-paused") => {
+            let text = "cannot exec in a paused container (use --ignore-paused to override)";
+            return Err(OciError::refused(text));
+        }
+        _ => {}
+    }
+    let mut process = process_of(&container, given)?;
+    pass_sockets(&mut process);
+    let detach = given.has("detach");
+    let terminal = Terminal::of(given, process.terminal, detach)?;
+    let signals = if detach { None } else { Some(foreground::signals()?) };
+    let Launched { child, stdio } = launch(&container, &process, given)?;
+    let master = terminal.hand_over(stdio).and_then(|m| write_pid(given, child.pid).map(|()| m));
+    let master = master.inspect_err(|_| {
+        corten_sys::process::signal(child.pidfd.as_fd(), 9).ok();
+    })?;
+    match signals {
+        Some(signals) => foreground::wait(&child, &signals, master),
+        None => Ok(0),
+    }
+}
+
+fn launch(container: &Container, process: &Process, given: &Arguments) -> Result<Launched, OciError> {
+    let step = |step| OciError::Step { verb: "exec", step };
+    let Some(init) = container.init() else {
+        return Err(OciError::refused("cannot exec in a stopped container"));
+    };
+    let given_filter = container.record.spec.linux.as_ref().and_then(|l| l.seccomp.as_ref());
+    let filter = given_filter.map(seccomp::compile).transpose();
+    let filter =
+        filter.map_err(|e| step(StepError::new("seccomp", format!("unable to init seccomp: {e}"))))?;
+    let (hooks, state, cgroup) = (no_hooks(), State::default(), container.cgroup()?);
+    let alone =
+        Alone { door: None, hooks: &hooks, state: &state, preserve: preserved(given)?, born: &|_| Ok(()) };
+    let plan = ExecPlan {
+        process,
+        user: None,
+        seccomp: filter.as_ref(),
+        cgroup: &cgroup,
+        init: init.as_fd(),
+        stdin: false,
+        alone: Some(&alone),
+    };
+    container::exec(&plan).map_err(step)
+}
+
+/// The process file, or the container's own process with what the flags say.
+fn process_of(container: &Container, given: &Arguments) -> Result<Process, OciError> {
+    for flag in ["pidfd-socket", "process-label", "apparmor", "cgroup"] {
+        if given.value(flag).is_some_and(|v| !v.is_empty()) {
+            return Err(OciError::Unsupported(format!("--{flag}")));
+        }
+    }
+    if let Some(path) = given.value("process").filter(|p| !p.is_empty()) {
+        let process: Process = config::read(Path::new(path))?;
+        config::check_process(&process)?;
+        return Ok(process);
+    }
+    let mut process = container.record.spec.process.clone().unwrap_or_default();
+    process.args = given.positional.get(1..).unwrap_or_default().to_vec();
+    if process.args.is_empty() {
+        return Err(OciError::Usage("exec args cannot be empty".into()));
+    }
+    if let Some(cwd) = given.value("cwd").filter(|c| !c.is_empty()) {
+        process.cwd = PathBuf::from(cwd);
+    }
+    process.env.extend_from_slice(given.values("env"));
+    process.terminal = given.has("tty");
+    process.no_new_privileges |= given.has("no-new-privs");
+    if let Some(user) = given.value("user").filter(|u| !u.is_empty()) {
+        set_user(&mut process.user, user)?;
+    }
+    for gid in given.values("additional-gids") {
+        let gid = gid.parse().map_err(|_| OciError::Usage(format!("parsing {gid:?} as a gid failed")))?;
+        process.user.additional_gids.push(gid);
+    }
+    if !given.values("cap").is_empty() {
+        let all = process.capabilities.get_or_insert_with(Capabilities::default);
+        for name in given.values("cap") {
+            for set in [&mut all.bounding, &mut all.effective, &mut all.permitted] {
+                if !set.contains(name) {
+                    set.push(name.clone());
+                }
+            }
+        }
+    }
+    config::check_process(&process)?;
+    Ok(process)
+}
+
+/// COMPAT: numbers only, as with runc: it is the caller who looks names up.
+fn set_user(user: &mut User, text: &str) -> Result<(), OciError> {
+    let (uid, gid) = text.split_once(':').map_or((text, None), |(u, g)| (u, Some(g)));
+    let number = |n: &str, what: &str| -> Result<u32, OciError> {
+        n.parse().map_err(|_| OciError::Usage(format!("parsing {n} as int for {what} failed")))
+    };
+    user.uid = number(uid, "uid")?;
+    if let Some(gid) = gid {
+        user.gid = number(gid, "gid")?;
+    }
+    Ok(())
+}

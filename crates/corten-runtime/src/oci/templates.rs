@@ -1,0 +1,162 @@
+//! `spec` and `features`: a first configuration, and what this runtime can do.
+
+use std::io::Write;
+use std::path::Path;
+
+use corten_wire::oci_runtime::{Capabilities, Rlimit};
+use serde_json::json;
+
+use super::arguments::Arguments;
+use super::report::{SPEC_VERSION, print_json};
+use super::{OciError, absolute};
+use crate::spec::{ALL_CAPABILITIES, Ns, SpecInput, build};
+
+/// Those of the mount itself; others are for the file system.
+const MOUNT_OPTIONS: &[&str] = &[
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "exec",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "rexec",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "unbindable",
+];
+const ACTIONS: &[&str] = &[
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+];
+const OPERATORS: &[&str] = &[
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_MASKED_EQ",
+    "SCMP_CMP_NE",
+];
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURES: &[&str] = &["SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURES: &[&str] = &["SCMP_ARCH_AARCH64"];
+
+pub(super) fn spec(given: &Arguments) -> Result<(), OciError> {
+    let dir = absolute(given.value("bundle").filter(|b| !b.is_empty()).unwrap_or("."))?;
+    let refused = |e: String| OciError::refused(e);
+    let input = SpecInput {
+        args: vec!["sh".into()],
+        env: vec![
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+            "TERM=xterm".into(),
+        ],
+        tty: true,
+        hostname: "corten".into(),
+        readonly_root: true,
+        no_new_privileges: true,
+        ..SpecInput::default()
+    };
+    let mut input = input;
+    input.namespaces.cgroup = if crate::cgroup::Cgroup::host_is_v2() { Ns::New } else { Ns::Host };
+    let mut spec = build(input).map_err(|e| refused(e.to_string()))?.spec;
+    spec.oci_version = SPEC_VERSION.into();
+    if let Some(process) = &mut spec.process {
+        // COMPAT: runc's template has fewer capabilities than a container of Docker's.
+        let names = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"].map(str::to_owned).to_vec();
+        process.capabilities = Some(Capabilities {
+            bounding: names.clone(),
+            effective: names.clone(),
+            permitted: names,
+            ..Capabilities::default()
+        });
+        process.rlimits = vec![Rlimit { kind: "RLIMIT_NOFILE".into(), hard: 1024, soft: 1024 }];
+    }
+    if let Some(linux) = &mut spec.linux {
+        linux.cgroups_path = None;
+    }
+    let text = serde_json::to_string_pretty(&spec).map_err(|e| refused(e.to_string()))?;
+    write_new(&dir.join("config.json"), &text)
+}
+
+fn write_new(path: &Path, text: &str) -> Result<(), OciError> {
+    let file = std::fs::File::options().write(true).create_new(true).open(path);
+    let mut file = file.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            OciError::refused(format!("File {} exists. Remove it first", path.display()))
+        }
+        _ => OciError::io(format_args!("open {}", path.display()))(e),
+    })?;
+    file.write_all(text.as_bytes()).map_err(OciError::io(format_args!("write {}", path.display())))
+}
+
+pub(super) fn features(given: &Arguments) -> Result<(), OciError> {
+    if !given.positional.is_empty() {
+        return Err(OciError::Usage("exactly 0 arguments required".into()));
+    }
+    print_json(&json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC_VERSION,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": MOUNT_OPTIONS,
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "capabilities": ALL_CAPABILITIES,
+            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
+            "seccomp": {
+                "enabled": true,
+                "actions": ACTIONS,
+                "operators": OPERATORS,
+                "archs": ARCHITECTURES,
+            },
+            "apparmor": { "enabled": false },
+            "selinux": { "enabled": false },
+            "intelRdt": { "enabled": false },
+            "mountExtensions": { "idmap": { "enabled": false } },
+        },
+    }));
+    Ok(())
+}
