@@ -1,7 +1,7 @@
 //! OCI runtime and shim, synchronous; builds the program `corten-runtime`.
 //!
 //! [`client`] is what the daemon uses, [`spec`] makes the configuration of a container, [`cgroup`] reads what the
-//! kernel counts. Everything else runs in the shim.
+//! kernel counts, [`oci`] is the command line for callers with a shim of their own. Everything else runs in our shim.
 
 pub mod cgroup;
 mod channel;

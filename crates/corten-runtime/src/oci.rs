@@ -197,7 +197,8 @@ fn listen_fds() -> i32 {
 /// Gets rid of what was inherited, and continues as a sealed copy of this program: what runs inside a container
 /// for a moment must not be a way to the file on the host (CVE-2019-5736).
 fn prepare(preserve: i32) -> Result<(), OciError> {
-    process::close_inherited_from(3 + preserve).map_err(OciError::io("close_range"))?;
+    // Closed by becoming the copy.
+    process::close_on_exec_from(3 + preserve).map_err(OciError::io("close_range"))?;
     let own = Path::new("/proc/self/exe");
     let sealed =
         std::fs::read_link(own).is_ok_and(|p| p.as_os_str().as_encoded_bytes().starts_with(b"/memfd:"));

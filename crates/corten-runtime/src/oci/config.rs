@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use corten_wire::oci_runtime::{Process, Spec};
+use corten_wire::oci_runtime::{DeviceRule, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -80,13 +80,42 @@ pub(super) fn bundle(dir: &Path) -> Result<(Spec, PathBuf), OciError> {
     if let Some(setting) = refused(&document) {
         return Err(OciError::Unsupported(format!("config.json: {setting}")));
     }
-    let spec: Spec =
+    let mut spec: Spec =
         serde_json::from_value(document).map_err(|e| OciError::refused(format!("config.json: {e}")))?;
     check(&spec)?;
+    allow_standard_devices(&mut spec);
     let Some(root) = &spec.root else { return Err(OciError::refused("root must be specified")) };
     let root = std::fs::canonicalize(dir.join(&root.path))
         .map_err(OciError::io(format_args!("invalid rootfs {}", root.path.display())))?;
     Ok((spec, root))
+}
+
+/// The specification's default devices can be used, and any node can be made, whatever the configuration says;
+/// what it does not speak of cannot.
+fn allow_standard_devices(spec: &mut Spec) {
+    let rules = &mut spec.linux.get_or_insert_default().resources.get_or_insert_default().devices;
+    let rule = |allow, kind: &str, major: Option<i64>, minor: Option<i64>, access: &str| DeviceRule {
+        allow,
+        kind: kind.to_owned(),
+        major,
+        minor,
+        access: access.to_owned(),
+    };
+    rules.insert(0, rule(false, "a", None, None, "rwm"));
+    for (kind, major, minor, access) in [
+        ("c", None, None, "m"),
+        ("b", None, None, "m"),
+        ("c", Some(1), Some(3), "rwm"),
+        ("c", Some(1), Some(5), "rwm"),
+        ("c", Some(1), Some(7), "rwm"),
+        ("c", Some(1), Some(8), "rwm"),
+        ("c", Some(1), Some(9), "rwm"),
+        ("c", Some(5), Some(0), "rwm"),
+        ("c", Some(5), Some(2), "rwm"),
+        ("c", Some(136), None, "rwm"),
+    ] {
+        rules.push(rule(true, kind, major, minor, access));
+    }
 }
 
 fn check(spec: &Spec) -> Result<(), OciError> {

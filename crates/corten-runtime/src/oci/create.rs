@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use corten_base::time::{now_ns, rfc3339_nano};
 use corten_sys::seqpacket;
-use corten_wire::oci_runtime::{Hooks, Process, Resources, Spec};
+use corten_wire::oci_runtime::{Process, Resources, Spec};
 use corten_wire::shim::Rootfs;
 
 use super::arguments::Arguments;
@@ -23,16 +23,16 @@ struct Draft {
     record: Record,
     cgroup: Cgroup,
     process: Process,
+    terminal: Terminal,
 }
 
 pub(super) fn create(context: &Context, given: &Arguments) -> Result<(), OciError> {
-    let draft = Draft::new(context, given)?;
-    let terminal = Terminal::of(given, draft.process.terminal, true)?;
+    let draft = Draft::new(context, given, true)?;
     let door = draft.open_door();
     let door = door.map_err(|e| draft.abandon(e))?;
     let launched = draft.launch("create", given, Some(door.as_fd()));
     let launched = launched.map_err(|e| draft.abandon(e))?;
-    let told = terminal.hand_over(launched.stdio).and_then(|_| write_pid(given, launched.child.pid));
+    let told = draft.terminal.hand_over(launched.stdio).and_then(|_| write_pid(given, launched.child.pid));
     told.map_err(|e| {
         corten_sys::process::signal(launched.child.pidfd.as_fd(), 9).ok();
         draft.abandon(e)
@@ -63,16 +63,15 @@ pub(super) fn start(context: &Context, given: &Arguments) -> Result<(), OciError
 }
 
 pub(super) fn run(context: &Context, given: &Arguments) -> Result<i32, OciError> {
-    let draft = Draft::new(context, given)?;
     let detach = given.has("detach");
-    let terminal = Terminal::of(given, draft.process.terminal, detach)?;
+    let draft = Draft::new(context, given, detach)?;
     if !detach && !given.has("no-subreaper") {
         corten_sys::caps::adopt_orphans().map_err(OciError::io("prctl"))?;
     }
     let signals = if detach { None } else { Some(foreground::signals()?) };
     let launched = draft.launch("run", given, None).map_err(|e| draft.abandon(e))?;
     let Launched { child, stdio } = launched;
-    let told = terminal.hand_over(stdio).and_then(|m| write_pid(given, child.pid).map(|()| m));
+    let told = draft.terminal.hand_over(stdio).and_then(|m| write_pid(given, child.pid).map(|()| m));
     let master = told.map_err(|e| {
         corten_sys::process::signal(child.pidfd.as_fd(), 9).ok();
         draft.abandon(e)
@@ -114,7 +113,7 @@ fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, OciError> {
 }
 
 impl Draft {
-    fn new(context: &Context, given: &Arguments) -> Result<Self, OciError> {
+    fn new(context: &Context, given: &Arguments, detach: bool) -> Result<Self, OciError> {
         let id = given.id(false)?;
         for flag in ["no-pivot", "pidfd-socket"] {
             if given.has(flag) {
@@ -129,6 +128,7 @@ impl Draft {
         };
         pass_sockets(process);
         let process = process.clone();
+        let terminal = Terminal::of(given, process.terminal, detach)?;
         let cgroup = Cgroup::at(&cgroup_path(&spec, id)?)?;
         let dir = context.store.reserve(id)?;
         let record = Record {
@@ -141,7 +141,7 @@ impl Draft {
             cgroup: cgroup.path(),
             spec,
         };
-        Ok(Self { dir, record, cgroup, process })
+        Ok(Self { dir, record, cgroup, process, terminal })
     }
 
     /// Takes everything back; gives the error on.
@@ -217,11 +217,6 @@ pub(super) fn pass_sockets(process: &mut Process) {
         process.env.push(format!("LISTEN_FDS={count}"));
         process.env.push("LISTEN_PID=1".to_owned());
     }
-}
-
-/// A further process has no hooks.
-pub(super) fn no_hooks() -> Hooks {
-    Hooks::default()
 }
 
 /// The descriptor of a terminal's master, if the process has one.

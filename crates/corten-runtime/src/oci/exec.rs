@@ -3,10 +3,10 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use corten_wire::oci_runtime::{Capabilities, Process, State, User};
+use corten_wire::oci_runtime::{Capabilities, Hooks, Process, State, User};
 
 use super::arguments::Arguments;
-use super::create::{no_hooks, pass_sockets, write_pid};
+use super::create::{pass_sockets, write_pid};
 use super::foreground::{self, Terminal};
 use super::record::{Container, Status};
 use super::{Context, OciError, config, preserved};
@@ -49,7 +49,7 @@ fn launch(container: &Container, process: &Process, given: &Arguments) -> Result
     let filter = given_filter.map(seccomp::compile).transpose();
     let filter =
         filter.map_err(|e| step(StepError::new("seccomp", format!("unable to init seccomp: {e}"))))?;
-    let (hooks, state, cgroup) = (no_hooks(), State::default(), container.cgroup()?);
+    let (hooks, state, cgroup) = (Hooks::default(), State::default(), container.cgroup()?);
     let alone =
         Alone { door: None, hooks: &hooks, state: &state, preserve: preserved(given)?, born: &|_| Ok(()) };
     let plan = ExecPlan {

@@ -7,4 +7,6 @@ mod bench;
 mod harness;
 mod inside;
 mod lifecycle;
+mod oci;
+mod peers;
 mod streams;

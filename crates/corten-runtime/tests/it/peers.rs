@@ -1,0 +1,179 @@
+//! Other people's engines run their containers with our runtime: Debian's podman and docker.io, where installed.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::harness::privileged;
+
+/// A directory, a network namespace and the runtime under the name `corten-oci`, for one engine.
+struct Place {
+    dir: PathBuf,
+    netns: String,
+    daemon: Option<Child>,
+}
+
+impl Place {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let netns = format!("cp{}-{number}", std::process::id());
+        let dir = std::env::temp_dir().join(&netns);
+        std::fs::create_dir_all(dir.join("rootfs/bin")).unwrap();
+        std::fs::copy("/bin/busybox", dir.join("rootfs/bin/busybox")).unwrap();
+        for applet in ["sh", "echo", "id", "sleep", "true", "tty", "cat"] {
+            std::os::unix::fs::symlink("busybox", dir.join("rootfs/bin").join(applet)).unwrap();
+        }
+        let program = env!("CARGO_BIN_EXE_corten-runtime");
+        std::os::unix::fs::symlink(program, dir.join("corten-oci")).unwrap();
+        let limits = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
+        std::fs::write(dir.join("containers.conf"), limits).unwrap();
+        let place = Self { dir, netns, daemon: None };
+        assert!(Command::new("ip").args(["netns", "add", &place.netns]).status().unwrap().success());
+        assert!(place.inside("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        place
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+
+    fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.netns)).arg(program).stdin(Stdio::null());
+        command
+    }
+
+    fn podman(&self) -> Command {
+        let mut command = self.inside("podman");
+        command.args(["--root", &self.path("root"), "--runroot", &self.path("run")]);
+        command.args(["--cgroup-manager", "cgroupfs", "--runtime", &self.path("corten-oci")]);
+        command.env("CONTAINERS_CONF", self.dir.join("containers.conf"));
+        command
+    }
+
+    fn docker(&self) -> Command {
+        let mut command = self.inside("docker");
+        command.args(["-H", &format!("unix://{}", self.path("s"))]);
+        command.env("DOCKER_CONFIG", self.dir.join("config"));
+        command
+    }
+
+    fn start_dockerd(&mut self) {
+        let log = std::fs::File::create(self.dir.join("log")).unwrap();
+        let mut command = self.inside("dockerd");
+        command
+            .args(["-H", &format!("unix://{}", self.path("s"))])
+            .args(["--data-root", &self.path("data"), "--exec-root", &self.path("exec")])
+            .args(["--pidfile", &self.path("pid")])
+            .args(["--add-runtime", &format!("corten={}", self.path("corten-oci"))])
+            .args(["--default-runtime", "corten"])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        self.daemon = Some(command.spawn().unwrap());
+        for _ in 0..600 {
+            if self.docker().arg("version").output().unwrap().status.success() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("{}", std::fs::read_to_string(self.dir.join("log")).unwrap_or_default());
+    }
+
+    fn tar(&self) -> PathBuf {
+        let tar = self.dir.join("image.tar");
+        let mut command = Command::new("tar");
+        command.arg("-C").arg(self.dir.join("rootfs")).arg("-cf").arg(&tar).arg(".");
+        assert!(command.status().unwrap().success());
+        tar
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            Command::new("kill").args(["-TERM", &daemon.id().to_string()]).status().ok();
+            daemon.wait().ok();
+        } else {
+            self.podman().args(["system", "reset", "-f"]).output().ok();
+        }
+        Command::new("ip").args(["netns", "del", &self.netns]).output().ok();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let dir = self.dir.display().to_string();
+        for mount in mounts.lines().rev().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&dir))
+        {
+            Command::new("umount").arg(mount).output().ok();
+        }
+        std::fs::remove_dir_all(&self.dir).ok();
+    }
+}
+
+/// The smoke test of an engine: every command that reaches the runtime once.
+fn smoke(place: &Place, engine: impl Fn() -> Command) {
+    let say = |args: &[&str]| {
+        let output = engine().args(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code().unwrap_or(-1), text, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let tar = place.tar();
+    let (code, _, err) = say(&["import", tar.to_str().unwrap(), "busybox:latest"]);
+    assert_eq!(code, 0, "{err}");
+    let (code, out, err) = say(&["run", "--rm", "busybox", "sh", "-c", "echo hello; id -u; exit 5"]);
+    assert_eq!((code, out.as_str()), (5, "hello\n0\n"), "{err}");
+    let (code, _, err) = say(&["run", "--rm", "busybox", "nope"]);
+    assert_eq!(code, 127, "{err}");
+    assert!(err.contains("executable file not found in $PATH"), "{err}");
+    let script = "trap 'echo bye; exit 7' TERM; echo ready; while true; do sleep 0.05; done";
+    let (code, _, err) = say(&["run", "-d", "--name", "box", "busybox", "sh", "-c", script]);
+    assert_eq!(code, 0, "{err}");
+    let (code, out, err) =
+        say(&["exec", "-e", "A=1", "-u", "5", "box", "sh", "-c", "echo $A; id -u; exit 9"]);
+    assert_eq!((code, out.as_str()), (9, "1\n5\n"), "{err}");
+    for args in [&["pause", "box"][..], &["unpause", "box"], &["kill", "-s", "TERM", "box"]] {
+        let (code, _, err) = say(args);
+        assert_eq!(code, 0, "{args:?}: {err}");
+    }
+    assert_eq!(say(&["wait", "box"]).1.trim(), "7");
+    assert_eq!(say(&["logs", "box"]).1, "ready\nbye\n");
+    assert_eq!(say(&["rm", "box"]).0, 0);
+    // A terminal on our side as well.
+    let mut line = String::new();
+    let command = engine();
+    let set = command.get_envs().filter_map(|(k, v)| Some((k.to_str()?, v?.to_str()?)));
+    for (name, value) in set {
+        write!(line, "{name}={value} ").unwrap();
+    }
+    for word in std::iter::once(command.get_program()).chain(command.get_args()) {
+        write!(line, "{} ", word.to_str().unwrap()).unwrap();
+    }
+    line.push_str("run --rm -it busybox tty");
+    let output =
+        Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("/dev/pts/0"), "{output:?}");
+}
+
+fn installed(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|p| !Path::new(p).exists());
+    if let Some(missing) = missing {
+        println!("skipped: needs {missing}");
+    }
+    missing.is_none()
+}
+
+#[test]
+fn podman_runs_its_containers_with_it() {
+    if privileged() && installed(&["/usr/bin/podman", "/usr/bin/script"]) {
+        let place = Place::new();
+        smoke(&place, || place.podman());
+    }
+}
+
+#[test]
+fn docker_runs_its_containers_with_it() {
+    if privileged() && installed(&["/usr/sbin/dockerd", "/usr/bin/docker", "/usr/bin/script"]) {
+        let mut place = Place::new();
+        place.start_dockerd();
+        smoke(&place, || place.docker());
+    }
+}
