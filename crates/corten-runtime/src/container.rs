@@ -18,6 +18,7 @@
 //! INVARIANT: the caller has one thread, because the child runs ordinary code after the clone.
 
 mod become_program;
+mod copy_up;
 mod devices;
 pub(crate) mod hooks;
 mod options;

@@ -15,6 +15,8 @@ pub(super) struct Options {
     pub(super) deep: Change,
     /// For the mount and those below, where true.
     pub(super) propagation: Option<(Propagation, bool)>,
+    /// It begins with what is in its place.
+    pub(super) copy_up: bool,
     /// For the file system.
     pub(super) data: Vec<String>,
 }
@@ -36,6 +38,7 @@ pub(super) fn parse(fstype: &str, options: &[String]) -> Result<Options, String>
             "rshared" => all.propagation = Some((Propagation::Shared, true)),
             "unbindable" => all.propagation = Some((Propagation::Unbindable, false)),
             "runbindable" => all.propagation = Some((Propagation::Unbindable, true)),
+            "tmpcopyup" if fstype == "tmpfs" => all.copy_up = true,
             "tmpcopyup" | "remount" | "idmap" | "ridmap" => {
                 return Err(format!("mount option {name:?} is not supported"));
             }

@@ -159,6 +159,7 @@ fn one(
             tree
         }
         None if m.fstype == "cgroup" || m.fstype == "cgroup2" => cgroup_tree(plan, options).map_err(fail)?,
+        None if options.copy_up => filled(m, options, target.as_fd()).map_err(fail)?,
         None => mount::new(&m.fstype, &m.source, &options.data, options.change.set | options.deep.set)
             .map_err(fail)?,
     };
@@ -199,6 +200,15 @@ fn check_place(made: &Prepared, m: &Mount, target: BorrowedFd<'_>, kernel: bool)
         return Err(StepError::new("mount", text));
     }
     Ok(())
+}
+
+/// A tmpfs with what is in its place; its attributes come last, as it may be read-only.
+fn filled(m: &Mount, options: &Options, target: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let tree = mount::new(&m.fstype, &m.source, &options.data, 0)?;
+    super::copy_up::contents(target, tree.as_fd())?;
+    let attributes = options.change.set | options.deep.set;
+    mount::change(tree.as_fd(), Change { set: attributes, ..options.change }, false)?;
+    Ok(tree)
 }
 
 /// v2: the hierarchy as the container's own namespace shows it. v1: a tmpfs, to be filled with the hierarchies.

@@ -59,6 +59,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "strictatime",
     "suid",
     "symfollow",
+    "tmpcopyup",
     "unbindable",
 ];
 const ACTIONS: &[&str] = &[

@@ -312,3 +312,27 @@ fn a_link_named_runc_is_the_runtime() {
     let features: Value = serde_json::from_slice(&features.stdout).unwrap();
     assert_eq!(features["hooks"][5], "poststop");
 }
+
+#[test]
+fn a_tmpfs_can_begin_with_what_the_image_has() {
+    if !privileged() {
+        return;
+    }
+    let b = Bundle::with(&["sh", "-c", "cd /d; cat f e/g l; ls -l f; echo x > new; echo x > r/new"], |c| {
+        let mount = |place: &str, options: Value| json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": options });
+        let all = c["mounts"].as_array_mut().unwrap();
+        all.push(mount("/d", json!(["nosuid", "tmpcopyup"])));
+        all.push(mount("/d/r", json!(["ro", "tmpcopyup"])));
+    });
+    let place = b.base.join("bundle/rootfs/d");
+    std::fs::create_dir_all(place.join("e")).unwrap();
+    std::fs::write(place.join("f"), "one\n").unwrap();
+    std::fs::write(place.join("e/g"), "two\n").unwrap();
+    std::os::unix::fs::symlink("f", place.join("l")).unwrap();
+    std::os::unix::fs::chown(place.join("f"), Some(5), Some(6)).unwrap();
+    std::fs::set_permissions(place.join("f"), std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
+    let (code, text) = b.run(&[]);
+    assert!(text.starts_with("one\ntwo\none\n-rwsr-xr-x    1 5        6"), "{text}");
+    assert!(code == 1 && text.contains("r/new: Read-only file system"), "{text}");
+    assert!(!place.join("new").exists());
+}

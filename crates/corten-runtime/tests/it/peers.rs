@@ -137,6 +137,10 @@ fn smoke(place: &Place, engine: impl Fn() -> Command) {
     assert_eq!(say(&["wait", "box"]).1.trim(), "7");
     assert_eq!(say(&["logs", "box"]).1, "ready\nbye\n");
     assert_eq!(say(&["rm", "box"]).0, 0);
+    let script = "cat /etc/hosts >/dev/null; echo x > /tmp/x; echo y > /y";
+    let (code, _, err) =
+        say(&["run", "--rm", "--read-only", "--tmpfs", "/tmp", "busybox", "sh", "-c", script]);
+    assert!(code == 1 && err.contains("can't create /y: Read-only file system"), "{err}");
     // A terminal on our side as well.
     let mut line = String::new();
     let command = engine();
