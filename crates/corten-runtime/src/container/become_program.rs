@@ -124,7 +124,15 @@ fn wait_at_door(program: &Program<'_>, alone: &super::Alone<'_>) -> Result<(), S
         process::duplicate_to(visitor.as_fd(), program.report.as_raw_fd()).map_err(fail)?;
         rustix::io::fcntl_setfd(program.report, rustix::io::FdFlags::CLOEXEC).map_err(|e| fail(e.into()))?;
     }
-    super::hooks::run("startContainer", &alone.hooks.start_container, alone.state, program.pid, "created")
+    let env = Some(program.process.env.as_slice());
+    super::hooks::run(
+        "startContainer",
+        &alone.hooks.start_container,
+        alone.state,
+        program.pid,
+        "created",
+        env,
+    )
 }
 
 fn c_string(text: &str) -> Result<CString, StepError> {

@@ -21,17 +21,18 @@ const MAX_OUTPUT: u64 = 4096;
 
 /// Those of the runtime's namespaces before the root is entered.
 pub(super) fn before_root(alone: &Alone<'_>, pid: i32) -> Result<(), StepError> {
-    run("prestart", &alone.hooks.prestart, alone.state, pid, "creating")?;
-    run("createRuntime", &alone.hooks.create_runtime, alone.state, pid, "creating")
+    run("prestart", &alone.hooks.prestart, alone.state, pid, "creating", None)?;
+    run("createRuntime", &alone.hooks.create_runtime, alone.state, pid, "creating", None)
 }
 
-/// Runs hooks in their order, until one fails.
+/// Runs hooks in their order, until one fails. One without an environment of its own gets `env`, or else ours.
 pub(crate) fn run(
     kind: &str,
     hooks: &[Hook],
     state: &State,
     pid: i32,
     status: &str,
+    env: Option<&[String]>,
 ) -> Result<(), StepError> {
     if hooks.is_empty() {
         return Ok(());
@@ -39,13 +40,13 @@ pub(crate) fn run(
     let state = State { pid: (pid > 0).then_some(pid), status: status.to_owned(), ..state.clone() };
     let text = serde_json::to_vec(&state).map_err(|e| StepError::new("hooks", e.to_string()))?;
     for (i, hook) in hooks.iter().enumerate() {
-        one(hook, &text)
+        one(hook, &text, env)
             .map_err(|reason| StepError::new("hooks", format!("error running {kind} hook #{i}: {reason}")))?;
     }
     Ok(())
 }
 
-fn one(hook: &Hook, state: &[u8]) -> Result<(), String> {
+fn one(hook: &Hook, state: &[u8], env: Option<&[String]>) -> Result<(), String> {
     let words = |e: io::Error| errno_text(&e);
     if !hook.path.is_absolute() {
         return Err(format!("path {:?} is not absolute", hook.path.display().to_string()));
@@ -57,10 +58,11 @@ fn one(hook: &Hook, state: &[u8]) -> Result<(), String> {
     if let Some((name, rest)) = hook.args.split_first() {
         command.arg0(name).args(rest);
     }
-    // COMPAT: with runc a hook without an environment of its own has the runtime's.
-    if !hook.env.is_empty() {
+    // COMPAT: with runc a hook without an environment of its own has the runtime's, and inside the container's.
+    let env = if hook.env.is_empty() { env } else { Some(hook.env.as_slice()) };
+    if let Some(env) = env {
         command.env_clear();
-        command.envs(hook.env.iter().filter_map(|e| e.split_once('=')));
+        command.envs(env.iter().filter_map(|e| e.split_once('=')));
     }
     let copy = |f: &File| f.try_clone().map_err(words);
     command.stdin(input).stdout(copy(&stdout)?).stderr(copy(&stderr)?);

@@ -92,7 +92,7 @@ pub(super) fn container(
         ChildStdio::Pipes { .. } | ChildStdio::Inherited => None,
     };
     if let (Some(alone), Some(pid)) = (hooks, pid) {
-        hooks_before_root(alone, pid, socket)?;
+        hooks_before_root(alone, plan.process, pid, socket)?;
     }
     take_stdio(stdio, slave, &identity)?;
     let linux = plan.spec.linux.as_ref();
@@ -126,13 +126,19 @@ pub(super) fn container(
 }
 
 /// Lets the creator run its hooks, then runs those that belong into these namespaces.
-fn hooks_before_root(alone: &super::Alone<'_>, pid: i32, socket: BorrowedFd<'_>) -> Result<(), StepError> {
+fn hooks_before_root(
+    alone: &super::Alone<'_>,
+    process: &Process,
+    pid: i32,
+    socket: BorrowedFd<'_>,
+) -> Result<(), StepError> {
     let fail = |e: std::io::Error| StepError::os("hooks", "wait for hooks", &e);
     seqpacket::send(socket, &[report::HOOKS], &[], true).map_err(fail)?;
     if seqpacket::recv(socket, &mut [0; 16], &mut Vec::new(), true).map_err(fail)? == 0 {
         return Err(StepError::new("hooks", "the creator is gone"));
     }
-    super::hooks::run("createContainer", &alone.hooks.create_container, alone.state, pid, "creating")
+    let env = Some(process.env.as_slice());
+    super::hooks::run("createContainer", &alone.hooks.create_container, alone.state, pid, "creating", env)
 }
 
 /// A further process: enters everything that the container's init is in.

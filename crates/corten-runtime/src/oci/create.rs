@@ -24,6 +24,7 @@ struct Draft {
     cgroup: Cgroup,
     process: Process,
     terminal: Terminal,
+    pid_file: Option<PathBuf>,
 }
 
 pub(super) fn create(context: &Context, given: &Arguments) -> Result<(), OciError> {
@@ -32,7 +33,10 @@ pub(super) fn create(context: &Context, given: &Arguments) -> Result<(), OciErro
     let door = door.map_err(|e| draft.abandon(e))?;
     let launched = draft.launch("create", given, Some(door.as_fd()));
     let launched = launched.map_err(|e| draft.abandon(e))?;
-    let told = draft.terminal.hand_over(launched.stdio).and_then(|_| write_pid(given, launched.child.pid));
+    let told = draft
+        .terminal
+        .hand_over(launched.stdio)
+        .and_then(|_| write_pid(draft.pid_file.as_deref(), launched.child.pid));
     told.map_err(|e| {
         corten_sys::process::signal(launched.child.pidfd.as_fd(), 9).ok();
         draft.abandon(e)
@@ -71,7 +75,10 @@ pub(super) fn run(context: &Context, given: &Arguments) -> Result<i32, OciError>
     let signals = if detach { None } else { Some(foreground::signals()?) };
     let launched = draft.launch("run", given, None).map_err(|e| draft.abandon(e))?;
     let Launched { child, stdio } = launched;
-    let told = draft.terminal.hand_over(stdio).and_then(|m| write_pid(given, child.pid).map(|()| m));
+    let told = draft
+        .terminal
+        .hand_over(stdio)
+        .and_then(|m| write_pid(draft.pid_file.as_deref(), child.pid).map(|()| m));
     let master = told.map_err(|e| {
         corten_sys::process::signal(child.pidfd.as_fd(), 9).ok();
         draft.abandon(e)
@@ -89,15 +96,20 @@ pub(super) fn run(context: &Context, given: &Arguments) -> Result<i32, OciError>
 /// The container runs already: what a hook does wrong now is only its own loss.
 fn poststart(container: &Container) {
     if let (Some(all), pid) = (&container.record.spec.hooks, container.record.pid) {
-        hooks::run("poststart", &all.poststart, &container.record.state(), pid, "running").ok();
+        hooks::run("poststart", &all.poststart, &container.record.state(), pid, "running", None).ok();
     }
 }
 
-/// Writes `--pid-file` so that it is never seen half written.
-pub(super) fn write_pid(given: &Arguments, pid: i32) -> Result<(), OciError> {
-    let Some(path) = given.value("pid-file").filter(|p| !p.is_empty()) else { return Ok(()) };
+/// `--pid-file`, as meant where we were started.
+pub(super) fn pid_file(given: &Arguments) -> Result<Option<PathBuf>, OciError> {
+    given.value("pid-file").filter(|p| !p.is_empty()).map(absolute).transpose()
+}
+
+/// Writes the file so that it is never seen half written.
+pub(super) fn write_pid(path: Option<&Path>, pid: i32) -> Result<(), OciError> {
+    let Some(path) = path else { return Ok(()) };
     let durability = corten_base::fs::Durability::Process;
-    corten_base::fs::replace(Path::new(path), pid.to_string().as_bytes(), 0o644, durability)
+    corten_base::fs::replace(path, pid.to_string().as_bytes(), 0o644, durability)
         .map_err(|e| OciError::refused(e.to_string()))
 }
 
@@ -129,6 +141,7 @@ impl Draft {
         pass_sockets(process);
         let process = process.clone();
         let terminal = Terminal::of(given, process.terminal, detach)?;
+        let pid_file = pid_file(given)?;
         let cgroup = Cgroup::at(&cgroup_path(&spec, id)?)?;
         let dir = context.store.reserve(id)?;
         let record = Record {
@@ -141,14 +154,14 @@ impl Draft {
             cgroup: cgroup.path(),
             spec,
         };
-        Ok(Self { dir, record, cgroup, process, terminal })
+        Ok(Self { dir, record, cgroup, process, terminal, pid_file })
     }
 
     /// Takes everything back; gives the error on.
     fn abandon(&self, error: OciError) -> OciError {
         self.cgroup.destroy().ok();
         if let Some(all) = &self.record.spec.hooks {
-            hooks::run("poststop", &all.poststop, &self.record.state(), 0, "stopped").ok();
+            hooks::run("poststop", &all.poststop, &self.record.state(), 0, "stopped", None).ok();
         }
         remove(&self.dir).ok();
         error

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use corten_wire::oci_runtime::{Capabilities, Hooks, Process, State, User};
 
 use super::arguments::Arguments;
-use super::create::{pass_sockets, write_pid};
+use super::create::{pass_sockets, pid_file, write_pid};
 use super::foreground::{self, Terminal};
 use super::record::{Container, Status};
 use super::{Context, OciError, config, preserved};
@@ -29,8 +29,10 @@ pub(super) fn exec(context: &Context, given: &Arguments) -> Result<i32, OciError
     let detach = given.has("detach");
     let terminal = Terminal::of(given, process.terminal, detach)?;
     let signals = if detach { None } else { Some(foreground::signals()?) };
+    let pid_file = pid_file(given)?;
     let Launched { child, stdio } = launch(&container, &process, given)?;
-    let master = terminal.hand_over(stdio).and_then(|m| write_pid(given, child.pid).map(|()| m));
+    let master =
+        terminal.hand_over(stdio).and_then(|m| write_pid(pid_file.as_deref(), child.pid).map(|()| m));
     let master = master.inspect_err(|_| {
         corten_sys::process::signal(child.pidfd.as_fd(), 9).ok();
     })?;

@@ -105,7 +105,7 @@ pub(super) fn destroy(container: &Container) -> Result<(), OciError> {
     remove(&container.dir)?;
     if let Some(all) = &spec.hooks {
         // Nothing is left that could be taken back.
-        hooks::run("poststop", &all.poststop, &container.record.state(), 0, "stopped").ok();
+        hooks::run("poststop", &all.poststop, &container.record.state(), 0, "stopped", None).ok();
     }
     Ok(())
 }

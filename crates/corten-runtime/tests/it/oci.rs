@@ -304,10 +304,12 @@ fn a_link_named_runc_is_the_runtime() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_corten-runtime"), &link).unwrap();
 
     let output = Command::new(&link)
-        .args(["--root", &b.path("root"), "run", "--bundle", &b.path("bundle"), &b.id])
+        .args(["--root", &b.path("root"), "run", "--bundle", "bundle", "--pid-file", "pid", &b.id])
+        .current_dir(&b.base)
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "linked\n", "{output:?}");
+    assert!(b.base.join("pid").exists(), "relative to where it was started, not to the bundle");
     let features = Command::new(&link).arg("features").output().unwrap();
     let features: Value = serde_json::from_slice(&features.stdout).unwrap();
     assert_eq!(features["hooks"][5], "poststop");
