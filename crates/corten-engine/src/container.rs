@@ -5,6 +5,7 @@ mod copy;
 mod files;
 mod health;
 mod launch;
+mod network;
 mod phase;
 mod stats;
 mod task;
@@ -26,9 +27,9 @@ pub use self::attach::{AttachSpec, Attached, DetachKeys};
 pub(crate) use self::attach::{Pipes, Terminal, ending};
 pub use self::files::{ByteStream, CommitSpec, PutOptions};
 pub(crate) use self::launch::{
-    Run, check_endpoint, check_endpoints, destroy_cgroup, load_run, load_state, load_transient, read_exit,
-    sweep_orphan, write_transient,
+    Run, destroy_cgroup, load_run, load_state, load_transient, read_exit, sweep_orphan, write_transient,
 };
+pub(crate) use self::network::{check_endpoint, check_endpoints};
 use self::phase::{Answer, Event, Refusal};
 pub(crate) use self::phase::{Found, Phase};
 pub(crate) use self::task::{Edit, Mail, Start, spawn};

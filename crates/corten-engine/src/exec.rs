@@ -216,6 +216,10 @@ impl Exec {
                     _ => 126,
                 };
                 entry.state.send_replace(ExecState::Failed { code });
+                // Whatever it was, it was because the container ended meanwhile.
+                if !self.container.view().is_running() {
+                    return Err(Error::NotRunning(container.to_string()));
+                }
                 Err(error)
             }
         }

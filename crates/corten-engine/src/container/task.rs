@@ -21,6 +21,7 @@ use corten_wire::shim::{Attach, Call};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::launch::{self, Launched, Run};
+use super::network as endpoints;
 use super::phase::{Answer, Effect, Event, Exit, Facts, Found, Happening, Phase, Policy, step};
 use super::{Container, Entry, RemoveOptions, blocking, call_shim, health, shim_error};
 use crate::error::{Error, Result};
@@ -589,7 +590,7 @@ impl Task {
         if self.phase.run().is_some() {
             let (shared, record, entry) = (self.shared.clone(), self.record.clone(), network.clone());
             let endpoint =
-                blocking(move || launch::attach(&shared, &record, &entry, &settings, Vec::new())).await?;
+                blocking(move || endpoints::attach(&shared, &record, &entry, &settings, Vec::new())).await?;
             Arc::make_mut(&mut self.run.endpoints).push(endpoint);
             launch::write_run(&self.shared, &self.record.id, &self.run)?;
         }

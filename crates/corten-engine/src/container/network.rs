@@ -1,0 +1,288 @@
+//! A container's place in the network: its endpoints, published ports, and the generated files that name them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use corten_base::Id;
+use corten_net::{EndpointSpec, PortSpec, Protocol, SandboxSpec, Upstream};
+use corten_wire::api::network::EndpointSettings;
+
+use super::launch::{Run, write_run};
+use crate::error::{Error, Result, invalid};
+use crate::hosts::{self, DnsOptions};
+use crate::record::{ContainerRecord, NetworkEntry};
+use crate::shared::Shared;
+use crate::spec::Surroundings;
+use crate::view::Endpoint;
+use crate::{networks, validate};
+
+/// Makes the sandbox, connects it, writes hosts, hostname and resolv.conf. What was made is in `run`, also after a
+/// failure.
+pub(super) fn join(
+    shared: &Shared,
+    record: &ContainerRecord,
+    run: &mut Run,
+    around: &mut Surroundings,
+) -> Result<()> {
+    let host = &record.host;
+    let failed = |e: Error| Error::Net {
+        kind: e.kind(),
+        text: format!("failed to set up container networking: {}", e.chain()),
+    };
+    let mut wanted = Vec::new();
+    for (name, settings) in record.networks.iter() {
+        wanted.push((shared.networks.find(name).map_err(failed)?, settings.clone()));
+    }
+    // The network of `--network` first: it becomes eth0.
+    let primary = shared.networks.find(&host.network_mode).map(|e| e.id).ok();
+    wanted.sort_by_key(|(entry, _)| Some(&entry.id) != primary.as_ref());
+    let own = host.network_mode != "host";
+    let user =
+        wanted.iter().any(|(e, _)| e.plan.as_ref().is_some_and(corten_net::NetworkRecord::resolves_names));
+    let resolution = resolv_conf(shared, record, own, user);
+    run.upstreams = resolution
+        .upstream
+        .iter()
+        .map(|ip| Upstream { address: SocketAddr::new(*ip, 53), from_host: ip.is_loopback() })
+        .collect();
+    if own {
+        let sandbox = SandboxSpec { container: record.id.clone(), upstreams: run.upstreams.clone() };
+        around.sandbox =
+            Some(shared.networks.net().ensure_sandbox(sandbox).map_err(Error::from).map_err(failed)?);
+        run.sandbox = true;
+    }
+    let published = wanted
+        .iter()
+        .position(|(e, _)| e.plan.as_ref().is_some_and(|p| !p.internal))
+        .map(|at| wanted[at].0.id.clone());
+    for (entry, settings) in &wanted {
+        let ports = if published.as_ref() == Some(&entry.id) { ports(record)? } else { Vec::new() };
+        let endpoint = self::attach(shared, record, entry, settings, ports).map_err(failed)?;
+        Arc::make_mut(&mut run.endpoints).push(endpoint);
+    }
+    write_run(shared, &record.id, run)?;
+    files(shared, record, run, &resolution.text)?;
+    for (entry, _) in &wanted {
+        shared.networks.publish("connect", entry, Some(&record.id));
+    }
+    Ok(())
+}
+
+/// Connects the container's sandbox to one network.
+pub(crate) fn attach(
+    shared: &Shared,
+    record: &ContainerRecord,
+    entry: &NetworkEntry,
+    settings: &EndpointSettings,
+    ports: Vec<PortSpec>,
+) -> Result<Endpoint> {
+    let id = Id::random();
+    let mut endpoint = Endpoint {
+        name: entry.name.clone(),
+        network: entry.id.clone(),
+        id: id.clone(),
+        dns_names: Vec::new(),
+        attached: None,
+    };
+    let Some(plan) = &entry.plan else { return Ok(endpoint) };
+    if plan.resolves_names() {
+        endpoint.dns_names = dns_names(record, settings);
+    }
+    let ipam = settings.ipam_config.clone().unwrap_or_default();
+    let driver = |key: &str| settings.driver_opts.as_ref().and_then(|o| o.get(key)).map(String::as_str);
+    let mac = [settings.mac_address.as_str(), record.config.mac_address.as_str()]
+        .into_iter()
+        .find(|m| !m.is_empty())
+        .map(|m| m.parse().map_err(|_| invalid(format!("invalid MAC address: {m}"))))
+        .transpose()?;
+    let spec = EndpointSpec {
+        id,
+        container: record.id.clone(),
+        network: entry.id.clone(),
+        name: record.name.clone(),
+        dns_names: endpoint.dns_names.clone(),
+        ipv4: ipam.ipv4_address.parse().ok(),
+        ipv6: ipam.ipv6_address.parse().ok(),
+        mac,
+        ifname: driver("com.docker.network.endpoint.ifname").map(str::to_owned),
+        gw_priority: settings.gw_priority,
+        ports,
+        sysctls: driver("com.docker.network.endpoint.sysctls")
+            .map(|s| s.split(',').map(str::to_owned).collect())
+            .unwrap_or_default(),
+    };
+    endpoint.attached = Some(shared.networks.net().attach(spec)?);
+    Ok(endpoint)
+}
+
+/// Names that others find it by: name, aliases, short id, host name; each once.
+fn dns_names(record: &ContainerRecord, settings: &EndpointSettings) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    let short = record.id.short().to_owned();
+    let all = std::iter::once(record.name.clone())
+        .chain(settings.aliases.iter().flatten().cloned())
+        .chain([short, record.config.hostname.clone()]);
+    for name in all.filter(|n| !n.is_empty()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// What is to be published: bindings, and with `--publish-all` the exposed ports without one.
+pub(crate) fn ports(record: &ContainerRecord) -> Result<Vec<PortSpec>> {
+    let protocol = |p: &str| match p {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp),
+        "sctp" => Ok(Protocol::Sctp),
+        other => Err(invalid(format!("invalid proto: {other:?}"))),
+    };
+    let mut list = Vec::new();
+    for (port, bindings) in &record.host.port_bindings {
+        let any = [corten_wire::api::port::PortBinding::default()];
+        let given = bindings.as_deref().unwrap_or_default();
+        for binding in if given.is_empty() { &any[..] } else { given } {
+            list.push(PortSpec {
+                container_port: port.number(),
+                protocol: protocol(port.protocol())?,
+                host_ip: binding.host_ip.parse().ok(),
+                host_ports: validate::parse_host_port(&binding.host_port)
+                    .ok_or_else(|| invalid(format!("invalid port specification: {:?}", binding.host_port)))?,
+            });
+        }
+    }
+    if record.host.publish_all_ports {
+        for port in record.config.exposed_ports.keys().filter(|p| !record.host.port_bindings.contains_key(p))
+        {
+            list.push(PortSpec {
+                container_port: port.number(),
+                protocol: protocol(port.protocol())?,
+                host_ip: None,
+                host_ports: (0, 0),
+            });
+        }
+    }
+    Ok(list)
+}
+
+fn resolv_conf(shared: &Shared, record: &ContainerRecord, own: bool, user: bool) -> hosts::Resolution {
+    let daemon = &shared.config;
+    let host = std::fs::read_to_string(&daemon.resolv_conf).unwrap_or_default();
+    let choose = |own: &Option<Vec<String>>, default: &[String]| match own.as_deref() {
+        None | Some([]) => default.to_vec(),
+        Some(list) => list.to_vec(),
+    };
+    let h = &record.host;
+    let (servers, search, options) = (
+        choose(&h.dns, &daemon.dns),
+        choose(&h.dns_search, &daemon.dns_search),
+        choose(&h.dns_options, &daemon.dns_options),
+    );
+    let dns = DnsOptions { servers: &servers, search: &search, options: &options };
+    if user {
+        hosts::embedded(&host, &dns)
+    } else {
+        hosts::plain(&host, &dns, own && h.network_mode != "none")
+    }
+}
+
+/// Writes hosts, hostname and resolv.conf.
+fn files(shared: &Shared, record: &ContainerRecord, run: &Run, resolv: &str) -> Result<()> {
+    let dir = shared.dir(&record.id);
+    let own: Vec<IpAddr> = run
+        .endpoints
+        .iter()
+        .filter_map(|e| e.attached.as_ref())
+        .flat_map(|e| e.ipv4.map(IpAddr::V4).into_iter().chain(e.ipv6.map(IpAddr::V6)))
+        .collect();
+    let mut extra = Vec::new();
+    for entry in record.host.extra_hosts.iter().flatten() {
+        let Some((name, address)) = entry.split_once([':', '=']) else { continue };
+        let address = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
+        match address {
+            "host-gateway" => extra.extend(host_gateway(shared).map(|ip| (name.to_owned(), ip))),
+            address => extra.extend(address.parse().ok().map(|ip| (name.to_owned(), ip))),
+        }
+    }
+    extra.extend(links(shared, record, run));
+    let c = &record.config;
+    let mut text = hosts::hosts(&extra, &own, &c.hostname, &c.domainname);
+    if record.host.network_mode == "host" {
+        // COMPAT: on the host's network the names are the host's.
+        let host = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        let lines: String = extra.iter().map(|(n, a)| format!("{a}\t{n}\n")).collect();
+        text = format!("{host}{lines}");
+    }
+    for (name, text) in
+        [("hosts", text.as_str()), ("hostname", &format!("{}\n", c.hostname)), ("resolv.conf", resolv)]
+    {
+        // In place, not by rename: a running container that joined our network has the old file mounted.
+        let path = dir.join(name);
+        std::fs::write(&path, text).map_err(|e| Error::io(format!("write {}", path.display()), e))?;
+    }
+    Ok(())
+}
+
+/// Names of an endpoint's links (`container:alias`): the address that the other container has on that network now.
+fn links(shared: &Shared, record: &ContainerRecord, run: &Run) -> Vec<(String, IpAddr)> {
+    let mut names = Vec::new();
+    for endpoint in run.endpoints.iter() {
+        let wanted = record.networks.get(&endpoint.name).and_then(|s| s.links.as_deref()).unwrap_or_default();
+        for link in wanted {
+            let (name, alias) = link.split_once(':').unwrap_or((link, link));
+            // One that is not there (yet) has no address, as in Docker.
+            let Ok(other) = shared.find(name) else { continue };
+            let view = other.view();
+            let attached = view
+                .endpoints
+                .iter()
+                .find(|e| e.network == endpoint.network)
+                .and_then(|e| e.attached.as_ref());
+            if let Some(address) = attached.and_then(|a| a.ipv4.map(IpAddr::V4).or(a.ipv6.map(IpAddr::V6))) {
+                names.push((alias.to_owned(), address));
+            }
+        }
+    }
+    names
+}
+
+fn host_gateway(shared: &Shared) -> Option<IpAddr> {
+    shared.config.host_gateway.or_else(|| {
+        let bridge = shared.networks.find("bridge").ok()?;
+        bridge.plan?.ipam.iter().find_map(|c| c.gateway)
+    })
+}
+
+/// Checks the wanted endpoints of a new container against the networks that are there.
+pub(crate) fn check_endpoints(shared: &Shared, wanted: &BTreeMap<String, EndpointSettings>) -> Result<()> {
+    for (name, settings) in wanted {
+        check_endpoint(shared, name, settings)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn check_endpoint(shared: &Shared, name: &str, settings: &EndpointSettings) -> Result<()> {
+    let prefix = |text: String| invalid(format!("invalid config for network {name}: {text}"));
+    let ipam = settings.ipam_config.clone().unwrap_or_default();
+    let addresses: Vec<IpAddr> =
+        [&ipam.ipv4_address, &ipam.ipv6_address].into_iter().filter_map(|a| a.parse().ok()).collect();
+    if networks::is_predefined(name) && name != "bridge" && !addresses.is_empty() {
+        return Err(prefix(
+            "invalid endpoint settings:\nuser-specified IP address is supported on user-defined networks only".into(),
+        ));
+    }
+    if networks::is_predefined(name) && settings.aliases.as_ref().is_some_and(|a| !a.is_empty()) {
+        return Err(prefix(
+            "invalid endpoint settings:\nnetwork-scoped aliases are only supported for user-defined networks"
+                .into(),
+        ));
+    }
+    if let Ok(entry) = shared.networks.find(name)
+        && let Some(plan) = entry.plan
+    {
+        plan.validate_addresses(&addresses).map_err(|e| prefix(e.to_string()))?;
+    }
+    Ok(())
+}
