@@ -13,6 +13,7 @@ pub mod kind;
 pub mod platform;
 pub mod reference;
 pub mod secret;
+pub mod signal;
 pub mod time;
 pub mod units;
 

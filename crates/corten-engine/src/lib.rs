@@ -40,11 +40,12 @@ mod names;
 mod networks;
 mod record;
 mod shared;
-mod signal;
 mod spec;
 mod validate;
 mod view;
 mod volumes;
+
+use corten_base::signal;
 
 pub use config::EngineConfig;
 pub use container::{

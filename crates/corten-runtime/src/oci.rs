@@ -19,7 +19,6 @@ mod log;
 mod manage;
 mod record;
 mod report;
-mod signals;
 mod templates;
 
 use std::os::fd::AsRawFd;

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
+use corten_base::signal::{self, KILL, TERM};
 use corten_sys::process;
 use corten_wire::oci_runtime::{BlockIo, Cpu, Memory, NamespaceKind, Pids, Resources};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,8 +13,6 @@ use super::record::{Container, Status, remove};
 use super::{Context, OciError, config};
 use crate::container::hooks;
 
-const KILL: i32 = 9;
-const TERM: i32 = 15;
 /// How long a killed container may take to end.
 const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
@@ -22,7 +21,7 @@ pub(super) fn kill(context: &Context, given: &Arguments) -> Result<(), OciError>
     let signal = match given.positional.get(1) {
         None => TERM,
         Some(name) => {
-            super::signals::number(name).ok_or_else(|| OciError::Usage(format!("unknown signal {name:?}")))?
+            signal::parse(name).ok_or_else(|| OciError::Usage(format!("unknown signal {name:?}")))?
         }
     };
     let Some(init) = container.init() else {

@@ -40,12 +40,13 @@ const NAMES: &[(&str, i32)] = &[
 ];
 
 /// SIGTERM, what `stop` sends where nothing else is said.
-pub(crate) const TERM: i32 = 15;
+pub const TERM: i32 = 15;
 /// SIGKILL.
-pub(crate) const KILL: i32 = 9;
+pub const KILL: i32 = 9;
 
 /// The number of `15`, `TERM`, `SIGTERM`, `rtmin+3`; `None` where it is no signal.
-pub(crate) fn parse(text: &str) -> Option<i32> {
+#[must_use]
+pub fn parse(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number);
     }
