@@ -28,7 +28,7 @@ use crate::snapshot::Staged;
 use crate::{Image, ImageError, Layer, LayerPhase, Progress, ProgressEvent};
 
 /// Layers that are downloaded at the same time.
-const PARALLEL: usize = 4;
+const PARALLEL: usize = 3;
 /// Chunks between network and unpacking.
 const QUEUE: usize = 16;
 /// Shortest time between two lines about one layer.
