@@ -18,7 +18,7 @@ pub struct Totals {
 }
 
 /// What the tests need beside a Rust toolchain and a C compiler.
-const NEEDS: &[(&str, &str)] = &[
+pub const NEEDS: &[(&str, &str)] = &[
     ("/bin/busybox", "busybox-static"),
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
@@ -79,7 +79,7 @@ pub fn run(args: &[String]) -> Result<()> {
 }
 
 /// A Python environment with docker-py, made once; returns its interpreter.
-fn python_clients() -> Result<PathBuf> {
+pub fn python_clients() -> Result<PathBuf> {
     let dir = target().join("clients");
     let python = dir.join("bin/python");
     let ready = |python: &PathBuf| {

@@ -1,10 +1,13 @@
-//! The byte stream between the socket and hyper. It does two things that hyper cannot:
+//! The byte stream between the socket and hyper. It does three things that hyper cannot:
 //!
 //! - Docker's old way to hijack: `POST …/attach` or `…/exec/…/start` **without** `Upgrade` is answered `200 OK` and
 //!   is a raw stream in both directions from then on. Such a head gets an upgrade added on its way to hyper, and
 //!   hyper's `101` is turned into `200` on its way out.
 //! - A client that closes its writing side ends an ordinary request (as in Go's server, hyper then drops the
 //!   handler), but not a hijack that is being answered: there the end of input waits until hyper has let go.
+//!
+//! - docker-py reads the head of a hijack through a buffer, and the stream past that buffer: what arrives together
+//!   with the head is lost to it. So the first byte after such a head waits until the client has read the head.
 //!
 //! Heads are only looked at, never trusted: hyper parses them again. Bodies with `Content-Length` are skipped;
 //! after a chunked one nothing on this connection is looked at any more.
@@ -21,6 +24,29 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(crate) const RAW_HEADER: &str = "x-corten-raw-hijack";
 /// A head that is longer is hyper's to refuse.
 const MAX_HEAD: usize = 64 * 1024;
+
+/// How often, and how many times at most, is looked whether a client has read the head of its hijack.
+const LOOK: std::time::Duration = std::time::Duration::from_micros(500);
+const LOOKS: u32 = 1000;
+
+/// A stream that may know what its other side has not read yet.
+pub(crate) trait Unread {
+    /// Whether there is something; false where it cannot be known.
+    fn unread(&self) -> bool {
+        false
+    }
+}
+
+impl Unread for tokio::net::UnixStream {
+    fn unread(&self) -> bool {
+        use std::os::fd::AsFd;
+        corten_sys::outq::unread(self.as_fd()).is_ok_and(|n| n > 0)
+    }
+}
+
+impl Unread for tokio::net::TcpStream {}
+
+impl<S> Unread for tokio_rustls::server::TlsStream<S> {}
 
 /// What hyper's service and the stream tell each other.
 #[derive(Debug, Default)]
@@ -71,6 +97,9 @@ pub(crate) struct EdgeIo<S> {
     rewrite: bool,
     out: Vec<u8>,
     out_at: usize,
+    /// The head of a hijack is out; how often its reader may still be waited for.
+    looks: u32,
+    pause: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl<S> EdgeIo<S> {
@@ -86,6 +115,8 @@ impl<S> EdgeIo<S> {
             rewrite: false,
             out: Vec::new(),
             out_at: 0,
+            looks: 0,
+            pause: None,
         }
     }
 
@@ -255,10 +286,28 @@ impl<S: AsyncWrite + Unpin> EdgeIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for EdgeIo<S> {
+impl<S: Unread> EdgeIo<S> {
+    /// Ready when the client has read the head of its hijack, or takes too long.
+    fn head_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.looks > 0 && self.inner.unread() {
+            let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+            std::task::ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+            self.looks -= 1;
+        }
+        self.looks = 0;
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncWrite + Unread + Unpin> AsyncWrite for EdgeIo<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         std::task::ready!(this.drain(cx))?;
+        std::task::ready!(this.head_read(cx));
+        if buf.starts_with(b"HTTP/1.1 101 ") {
+            this.looks = LOOKS;
+        }
         if this.rewrite {
             this.rewrite = false;
             if let Some(end) = buf.starts_with(b"HTTP/1.1 101 ").then(|| find(buf, b"\r\n\r\n")).flatten() {
@@ -322,6 +371,8 @@ fn plain_head(head: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    impl Unread for tokio::io::DuplexStream {}
 
     fn passed(chunks: &[&[u8]]) -> (String, bool) {
         let mut io = EdgeIo::new((), Arc::new(Link::default()));

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::body::{Response, full};
 use crate::call::{Call, failed};
 use crate::compat;
-use crate::edge_io::{EdgeIo, Link, is_hijack_path};
+use crate::edge_io::{EdgeIo, Link, Unread, is_hijack_path};
 use crate::error::ApiError;
 use crate::handlers::Disconnect;
 use crate::listen::Listener;
@@ -87,7 +87,11 @@ impl Server {
         Ok(())
     }
 
-    async fn connection<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, stream: S, reach: Reach) {
+    async fn connection<S: AsyncRead + AsyncWrite + Unread + Send + Unpin + 'static>(
+        self,
+        stream: S,
+        reach: Reach,
+    ) {
         let link = Arc::new(Link::default());
         let io = TokioIo::new(EdgeIo::new(stream, Arc::clone(&link)));
         let stop = self.stop.clone();

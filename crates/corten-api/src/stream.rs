@@ -101,6 +101,22 @@ pub(crate) async fn pump<A: AsyncRead + AsyncWrite + Send + 'static>(
     client: Client,
     attached: A,
 ) -> io::Result<()> {
+    copy_both(client, attached, false).await
+}
+
+/// As [`pump`], and raw output gets the frames of standard output.
+pub(crate) async fn pump_framed<A: AsyncRead + AsyncWrite + Send + 'static>(
+    client: Client,
+    attached: A,
+) -> io::Result<()> {
+    copy_both(client, attached, true).await
+}
+
+async fn copy_both<A: AsyncRead + AsyncWrite + Send + 'static>(
+    client: Client,
+    attached: A,
+    frame: bool,
+) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut output, mut input) = tokio::io::split(attached);
     let upward = async {
@@ -123,6 +139,10 @@ pub(crate) async fn pump<A: AsyncRead + AsyncWrite + Send + 'static>(
             let n = output.read(&mut block).await?;
             if n == 0 {
                 return to_client.shutdown().await;
+            }
+            if frame {
+                let length = u32::try_from(n).unwrap_or(u32::MAX);
+                to_client.write_all(&frame_header(StreamKind::Stdout, length)).await?;
             }
             to_client.write_all(&block[..n]).await?;
             to_client.flush().await?;

@@ -28,6 +28,8 @@ pub struct BuildRequest {
     pub rm: bool,
     /// `--force-rm`: of those that failed too.
     pub force_rm: bool,
+    /// `--cache-from`: with any, only steps that one of these local images contains count as cached.
+    pub cache_from: Vec<String>,
     /// `--quiet`: say nothing but the id.
     pub quiet: bool,
     /// `--squash`; refused.

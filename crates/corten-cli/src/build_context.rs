@@ -103,8 +103,9 @@ fn is_archive(head: &[u8]) -> bool {
     head.len() == 512 && archive::Reader::new(head).next().is_ok_and(|h| h.is_some())
 }
 
-/// Context from a directory. `dockerfile` is `-f`: inside the context, outside of it, or `-`.
-pub(crate) fn from_directory(dir: &str, dockerfile: &str) -> Result<Packed> {
+/// Context from a directory. `dockerfile` is `-f`: inside the context, outside of it, or `-`. `compress`: as gzip,
+/// which the daemon finds out by itself.
+pub(crate) fn from_directory(dir: &str, dockerfile: &str, compress: bool) -> Result<Packed> {
     let root = std::fs::canonicalize(dir)
         .map_err(|_| fail(format!("unable to prepare context: path {dir:?} not found"), 1))?;
     if !root.is_dir() {
@@ -124,14 +125,25 @@ pub(crate) fn from_directory(dir: &str, dockerfile: &str) -> Result<Packed> {
     check_readable(&root, &ignore, &keep)?;
     let inner = name.clone();
     let body = archive::body("application/x-tar", move |pipe| {
-        let mut writer = Writer::new(Count { pipe, sent: count });
-        walk(&root, Path::new(""), &ignore, &keep, &mut |path, relative, meta| {
-            writer.path(path, relative.as_os_str().as_bytes(), Owner::Root, meta)
-        })?;
-        if let Some(text) = outside {
-            writer.bytes(&inner, 0o600, &text)?;
+        let out = Count { pipe, sent: count };
+        let fill = |out: &mut dyn Write| {
+            let mut writer = Writer::new(out);
+            walk(&root, Path::new(""), &ignore, &keep, &mut |path, relative, meta| {
+                writer.path(path, relative.as_os_str().as_bytes(), Owner::Root, meta)
+            })?;
+            if let Some(text) = &outside {
+                writer.bytes(&inner, 0o600, text)?;
+            }
+            writer.finish().map(drop)
+        };
+        if compress {
+            let mut gzip = flate2::write::GzEncoder::new(out, flate2::Compression::default());
+            fill(&mut gzip)?;
+            gzip.finish().map(drop)
+        } else {
+            let mut out = out;
+            fill(&mut out)
         }
-        writer.finish().map(drop)
     });
     Ok(Packed { body, dockerfile: name, sent })
 }

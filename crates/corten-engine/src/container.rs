@@ -267,7 +267,8 @@ impl Container {
         let first = view.borrow().clone();
         async move {
             let held = |v: &ContainerView| match condition {
-                WaitCondition::NotRunning => !busy(v),
+                // COMPAT: an exit counts, also where the restart policy starts it again.
+                WaitCondition::NotRunning => !busy(v) || v.exits > before,
                 WaitCondition::NextExit => v.exits > before || v.gone,
                 WaitCondition::Removed => v.gone || v.status == Status::Dead,
             };
@@ -437,7 +438,7 @@ impl Container {
             return Err(crate::error::unsupported("configured logging driver does not support reading"));
         }
         let paths = self.entry.shared.paths(self.id(), &view.record.host.log_config.kind);
-        let source = LogSource { path: paths.log, tty: view.record.config.tty };
+        let source = LogSource { path: paths.log, tty: view.record.config.tty, line_frames: query.follow };
         let mut query = query.clone();
         query.follow &= view.is_running();
         let (exits, watch) = (view.exits, self.entry.view.clone());

@@ -60,6 +60,8 @@ pub type LogStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 pub(crate) struct LogSource {
     pub(crate) path: PathBuf,
     pub(crate) tty: bool,
+    /// The reader asked to follow, and expects a frame for each line, also where nothing is left to follow.
+    pub(crate) line_frames: bool,
 }
 
 /// Starts reading. `ended` says whether the run that is followed is over; it is asked before each look at the file, so
@@ -77,6 +79,7 @@ pub(crate) fn read(
             timestamps: query.timestamps,
             details: query.details,
             framed: !source.tty,
+            line_frames: source.line_frames,
             since: query.since,
             until: query.until,
         },
@@ -358,7 +361,7 @@ mod tests {
     }
 
     fn source(path: &Path) -> LogSource {
-        LogSource { path: path.to_owned(), tty: true }
+        LogSource { path: path.to_owned(), tty: true, line_frames: false }
     }
 
     async fn collect(mut stream: LogStream) -> String {

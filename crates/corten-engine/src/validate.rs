@@ -169,7 +169,9 @@ fn refuse_unsupported(h: &HostConfig) -> Result<()> {
     if default_bridge && h.links.as_ref().is_some_and(|l| !l.is_empty()) {
         return refuse("--link on the default bridge network");
     }
-    if !matches!(h.volume_driver.as_str(), "" | "local") {
+    // A driver for no volume does no harm.
+    let named = |spec: &String| !spec.starts_with('/');
+    if !matches!(h.volume_driver.as_str(), "" | "local") && h.binds.iter().flatten().any(named) {
         return Err(invalid(format!(
             "error looking up volume plugin {0}: plugin {0:?} not found",
             h.volume_driver

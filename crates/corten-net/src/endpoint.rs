@@ -143,6 +143,8 @@ pub struct EndpointSpec {
     pub gw_priority: i64,
     /// Ports to publish on this endpoint.
     pub ports: Vec<PortSpec>,
+    /// Names of its own that the container has for others of the network: (other, name).
+    pub links: Vec<(String, String)>,
     /// `net.X.Y.IFNAME.Z=value` settings for its link (`com.docker.network.endpoint.sysctls`).
     pub sysctls: Vec<String>,
 }
@@ -183,6 +185,9 @@ pub struct EndpointRecord {
     pub gw_priority: i64,
     /// Published ports.
     pub ports: Vec<PortRecord>,
+    /// Names of its own that the container has for others of the network: (other, name).
+    #[serde(default)]
+    pub links: Vec<(String, String)>,
 }
 
 /// The id of a container's sandbox (`NetworkSettings.SandboxID`): the container's, turned by twelve digits, so that it

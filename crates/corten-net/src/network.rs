@@ -126,6 +126,9 @@ pub struct NetworkRecord {
     pub driver: Driver,
     /// The address plan, in the order in which `inspect` shows it; subnet and gateway are filled in.
     pub ipam: Vec<IpamConfig>,
+    /// Subnets of a family that containers get no addresses of: a user may ask for one, and gets none.
+    #[serde(default)]
+    pub idle: Vec<IpNet>,
     /// No traffic to or from outside.
     pub internal: bool,
     /// Containers get IPv4 addresses.
@@ -219,8 +222,8 @@ impl NetworkRecord {
             messages.push("user-specified IP address is supported on user-defined networks only".to_owned());
         } else {
             for address in addresses {
-                let inside = self.ipam.iter().any(|c| c.subnet.is_some_and(|s| s.contains(address)));
-                if !inside {
+                let mut subnets = self.ipam.iter().filter_map(|c| c.subnet.as_ref()).chain(&self.idle);
+                if !subnets.any(|s| s.contains(address)) {
                     messages.push(format!("no configured subnet contains IP address {address}"));
                 }
             }

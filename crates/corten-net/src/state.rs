@@ -70,6 +70,7 @@ impl State {
             name: spec.name,
             driver,
             ipam: spec.ipam,
+            idle: Vec::new(),
             internal: spec.internal,
             ipv4: v4,
             ipv6: v6,
@@ -93,6 +94,8 @@ impl State {
     ) -> Result<(), NetError> {
         let id = &record.id;
         let wants = |v6: bool| if v6 { record.ipv6 } else { record.ipv4 };
+        let subnets = record.ipam.iter().filter_map(|c| c.subnet);
+        record.idle = subnets.filter(|s| !wants(matches!(s, IpNet::V6(_)))).collect();
         record.ipam.retain(|c| c.subnet.is_none_or(|s| wants(matches!(s, IpNet::V6(_)))));
         let mut open: Vec<bool> = [false, true]
             .into_iter()
@@ -231,6 +234,7 @@ impl State {
             },
             gw_priority: spec.gw_priority,
             ports,
+            links: spec.links.clone(),
         };
         self.endpoints.insert(spec.id.clone(), record.clone());
         Ok(record)
@@ -349,6 +353,9 @@ impl State {
     ) -> Result<Option<IpAddr>, NetError> {
         if let Some(address) = wish {
             network.validate_addresses(&[address])?;
+            if !(if v6 { network.ipv6 } else { network.ipv4 }) {
+                return Ok(None);
+            }
             self.ipam.take(&network.id, address).map_err(|_| NetError::AddressInUse { address })?;
             return Ok(Some(address));
         }

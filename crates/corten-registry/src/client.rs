@@ -299,7 +299,19 @@ impl Repository {
     /// # Errors
     /// `NotFound` for an unknown repository.
     pub async fn tags(&self) -> Result<Vec<String>, RegistryError> {
-        let live = self.origin().await?;
+        let mirrors = self.inner.endpoints.len().saturating_sub(1);
+        for mirror in &self.inner.endpoints[..mirrors] {
+            // A mirror that cannot answer is passed over, whatever is wrong with it.
+            if let Ok(live) = mirror.live(&self.inner.transport).await
+                && let Ok(tags) = self.tags_at(live).await
+            {
+                return Ok(tags);
+            }
+        }
+        self.tags_at(self.origin().await?).await
+    }
+
+    async fn tags_at(&self, live: &Live) -> Result<Vec<String>, RegistryError> {
         let mut uri = live.uri(&format!("/v2/{}/tags/list", self.path()), "")?;
         let mut tags = Vec::new();
         for _ in 0..PAGE_LIMIT {

@@ -8,6 +8,7 @@ pub mod memory;
 pub mod mount;
 pub mod netlink;
 pub mod netns;
+pub mod outq;
 pub mod path;
 pub mod process;
 pub mod pty;

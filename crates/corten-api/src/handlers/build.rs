@@ -34,14 +34,9 @@ pub(crate) async fn build(call: Call) -> Answer {
     let pull_credentials = credentials_by_host(&call)?;
     let builder = call.services.builder.clone();
     let puller = call.services.puller(pull_credentials);
-    let warnings = hints(&call.query);
-    let quiet = request.quiet;
     let remote = call.query.text("remote").to_owned();
     let mut tar = body::reader(call.body);
     stream::progress(Early::Status, move |sink, cancel| async move {
-        if !quiet {
-            warnings.iter().for_each(|w| sink.send(&JsonMessage::stream(w.as_str())));
-        }
         let events = sink.clone();
         let built = tokio::task::spawn_blocking(move || {
             let mut say = |event: BuildEvent| render(&events, &event);
@@ -67,15 +62,6 @@ fn render(sink: &Sink, event: &BuildEvent) {
     }
 }
 
-/// What was asked for and only matters to speed.
-fn hints(q: &Query) -> Vec<String> {
-    let cache_from: Vec<String> = serde_json::from_str(q.text("cachefrom")).unwrap_or_default();
-    if cache_from.is_empty() {
-        return Vec::new();
-    }
-    vec![format!("[Warning] --cache-from is not used by this builder: {}\n", cache_from.join(", "))]
-}
-
 fn json_parameter<T: DeserializeOwned + Default>(q: &Query, name: &str, what: &str) -> Result<T, ApiError> {
     match q.text(name) {
         "" => Ok(T::default()),
@@ -96,6 +82,8 @@ fn build_request(q: &Query) -> Result<BuildRequest, ApiError> {
         target: q.text("target").to_owned(),
         platform: platform(q.text("platform"))?,
         no_cache: q.flag("nocache"),
+        cache_from: json_parameter::<Option<Vec<String>>>(q, "cachefrom", "cache sources")?
+            .unwrap_or_default(),
         pull: q.flag("pull"),
         rm: q.flag_or("rm", true),
         force_rm: q.flag("forcerm"),

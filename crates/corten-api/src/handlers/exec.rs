@@ -20,7 +20,9 @@ pub(crate) async fn create(mut call: Call) -> Answer {
 pub(crate) async fn start(mut call: Call) -> Answer {
     let request: ExecStartRequest = call.json_or_default().await?;
     let exec = call.services.engine.exec(call.name())?;
-    let tty = exec.tty();
+    // COMPAT: the start's own `Tty` decides about frames, also where the exec was created with another.
+    let tty = request.tty;
+    let framed_terminal = exec.tty() && !tty;
     let spec = ExecStart { detach: request.detach, console_size: request.console_size };
     if request.detach {
         // Goes on without the client, like the exec itself.
@@ -31,6 +33,7 @@ pub(crate) async fn start(mut call: Call) -> Answer {
     // From here on errors are part of the stream: the client has been told that it has one.
     stream::hijack(call, kind, move |client| async move {
         match exec.start(spec).await {
+            Ok(Some(attached)) if framed_terminal => stream::pump_framed(client, attached).await,
             Ok(Some(attached)) => stream::pump(client, attached).await,
             Ok(None) => Ok(()),
             Err(error) => stream::last_words(client, tty, &error.chain()).await,

@@ -46,9 +46,24 @@ impl Build<'_> {
         }
         let record = self.inner.db.get(CACHE, key)?;
         let Some(image) = record.and_then(|r| self.inner.images.get(&r.image)) else { return Ok(false) };
+        if !self.among_sources(&image) {
+            return Ok(false);
+        }
         self.print(" ---> Using cache\n".to_owned());
         stage.image = Some(image);
         Ok(true)
+    }
+
+    /// Whether `--cache-from` admits this image: there is none, or an image it names begins with the same steps. An
+    /// image that is not here admits nothing.
+    fn among_sources(&self, image: &Image) -> bool {
+        let names = &self.request.cache_from;
+        let begins = |source: &Image| {
+            source.config.history.starts_with(&image.config.history)
+                && source.config.rootfs.diff_ids.starts_with(&image.config.rootfs.diff_ids)
+        };
+        names.is_empty()
+            || names.iter().any(|n| self.inner.images.resolve(n).is_ok_and(|source| begins(&source)))
     }
 
     pub(crate) fn remember(&self, key: &str, image: &Arc<Image>) -> Result<(), BuildError> {

@@ -128,13 +128,14 @@ impl Build<'_> {
         let mut output = |stream: StepStream, bytes: &[u8]| {
             let text = texts[usize::from(stream == StepStream::Stderr)].push(bytes);
             if !text.is_empty() {
-                say(BuildEvent::Stream(text));
+                say(BuildEvent::Stream(coloured(stream, text)));
             }
         };
         let code = runner.run(&id, &mut output, self.cancel)?;
-        for rest in texts {
+        for (stream, rest) in [StepStream::Stdout, StepStream::Stderr].into_iter().zip(texts) {
             if !rest.pending.is_empty() {
-                say(BuildEvent::Stream(String::from_utf8_lossy(&rest.pending).into_owned()));
+                let text = String::from_utf8_lossy(&rest.pending).into_owned();
+                say(BuildEvent::Stream(coloured(stream, text)));
             }
         }
         if code != 0 {
@@ -409,6 +410,14 @@ impl Utf8 {
         let text = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending = rest;
         text
+    }
+}
+
+/// COMPAT: what a step writes to standard error is red in the one stream of a build.
+fn coloured(stream: StepStream, text: String) -> String {
+    match stream {
+        StepStream::Stdout => text,
+        StepStream::Stderr => format!("\x1b[91m{text}\x1b[0m"),
     }
 }
 

@@ -21,7 +21,7 @@ const FLAGS: &[Flag] = &[
     long("build-arg", List, "Build argument"),
     long("cache-from", Strings, "Image whose layers may be used as cache"),
     long("cgroup-parent", Text, "Cgroup to make the steps' cgroups in"),
-    long("compress", Bool, "Compress the context").hidden(),
+    long("compress", Bool, "Send the context compressed"),
     long("cpu-period", Int64, "Period of the CPU quota in microseconds"),
     long("cpu-quota", Int64, "CPU time per period in microseconds"),
     flag("cpu-shares", 'c', Int64, "Relative CPU weight"),
@@ -88,7 +88,7 @@ async fn build(cli: &Cli, flags: &Flags) -> Result {
     } else {
         let packed = match context.as_str() {
             "-" => build_context::from_stdin(flags.text("file"))?,
-            dir => build_context::from_directory(dir, flags.text("file"))?,
+            dir => build_context::from_directory(dir, flags.text("file"), flags.on("compress"))?,
         };
         query = query.with("dockerfile", packed.dockerfile);
         sent = Some(packed.sent);

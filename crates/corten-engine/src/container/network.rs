@@ -108,12 +108,21 @@ pub(crate) fn attach(
         ifname: driver("com.docker.network.endpoint.ifname").map(str::to_owned),
         gw_priority: settings.gw_priority,
         ports,
+        links: settings.links.iter().flatten().filter_map(|l| link(l)).collect(),
         sysctls: driver("com.docker.network.endpoint.sysctls")
             .map(|s| s.split(',').map(str::to_owned).collect())
             .unwrap_or_default(),
     };
     endpoint.attached = Some(shared.networks.net().attach(spec)?);
     Ok(endpoint)
+}
+
+/// `OTHER[:NAME]` of an endpoint's links; the name is the other's own if none is given.
+fn link(text: &str) -> Option<(String, String)> {
+    let (other, name) = text.split_once(':').unwrap_or((text, text));
+    let other = other.trim_start_matches('/');
+    let name = name.rsplit('/').next().unwrap_or_default();
+    (!other.is_empty() && !name.is_empty()).then(|| (other.to_owned(), name.to_owned()))
 }
 
 /// Names that others find it by: name, aliases, short id, host name; each once.
@@ -206,7 +215,6 @@ fn files(shared: &Shared, record: &ContainerRecord, run: &Run, resolv: &str) -> 
             address => extra.extend(address.parse().ok().map(|ip| (name.to_owned(), ip))),
         }
     }
-    extra.extend(links(shared, record, run));
     let c = &record.config;
     let mut text = hosts::hosts(&extra, &own, &c.hostname, &c.domainname);
     if record.host.network_mode == "host" {
@@ -223,29 +231,6 @@ fn files(shared: &Shared, record: &ContainerRecord, run: &Run, resolv: &str) -> 
         std::fs::write(&path, text).map_err(|e| Error::io(format!("write {}", path.display()), e))?;
     }
     Ok(())
-}
-
-/// Names of an endpoint's links (`container:alias`): the address that the other container has on that network now.
-fn links(shared: &Shared, record: &ContainerRecord, run: &Run) -> Vec<(String, IpAddr)> {
-    let mut names = Vec::new();
-    for endpoint in run.endpoints.iter() {
-        let wanted = record.networks.get(&endpoint.name).and_then(|s| s.links.as_deref()).unwrap_or_default();
-        for link in wanted {
-            let (name, alias) = link.split_once(':').unwrap_or((link, link));
-            // One that is not there (yet) has no address, as in Docker.
-            let Ok(other) = shared.find(name) else { continue };
-            let view = other.view();
-            let attached = view
-                .endpoints
-                .iter()
-                .find(|e| e.network == endpoint.network)
-                .and_then(|e| e.attached.as_ref());
-            if let Some(address) = attached.and_then(|a| a.ipv4.map(IpAddr::V4).or(a.ipv6.map(IpAddr::V6))) {
-                names.push((alias.to_owned(), address));
-            }
-        }
-    }
-    names
 }
 
 fn host_gateway(shared: &Shared) -> Option<IpAddr> {

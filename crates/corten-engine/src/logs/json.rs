@@ -16,6 +16,8 @@ pub(super) struct Render {
     pub(super) details: bool,
     /// Frames carry the stream's number; a terminal has one stream and no frames.
     pub(super) framed: bool,
+    /// A frame for each line, as clients that follow and read by frames expect; otherwise lines share them.
+    pub(super) line_frames: bool,
     /// Nanoseconds; lines before are left out.
     pub(super) since: Option<i128>,
     /// Nanoseconds; the first line after ends the log.
@@ -113,7 +115,11 @@ impl Render {
         }
         let start = match *frame {
             // Lines of one stream share a frame: a client then writes once, not once a line.
-            Some(Frame { start, stderr }) if stderr == line.stderr && out.len() - start < MAX_FRAME => start,
+            Some(Frame { start, stderr })
+                if !self.line_frames && stderr == line.stderr && out.len() - start < MAX_FRAME =>
+            {
+                start
+            }
             _ => {
                 let start = out.len();
                 if self.framed {

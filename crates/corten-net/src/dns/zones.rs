@@ -21,6 +21,8 @@ const LARGE: u16 = 4096;
 pub(crate) struct View {
     /// The networks whose names it may ask for.
     pub(crate) networks: Vec<Id>,
+    /// Further names, in lower case, for endpoints of a network: network, the endpoint's own name, this container's.
+    pub(crate) links: Vec<(Id, String, String)>,
     /// Where other questions go.
     pub(crate) upstreams: Vec<Upstream>,
     /// Whether they go anywhere at all.
@@ -124,9 +126,12 @@ impl Zones {
             return Some(vec![record(RData::PTR(PTR(target)))]);
         }
         let mut found: Vec<(Option<Ipv4Addr>, Option<Ipv6Addr>)> = Vec::new();
-        for zone in view.networks.iter().filter_map(|n| self.networks.get(n)) {
+        for (network, zone) in view.networks.iter().filter_map(|n| Some((n, self.networks.get(n)?))) {
             let short = name.strip_suffix(&zone.suffix).unwrap_or(&name);
-            let known = |e: &&Names| e.names.iter().any(|n| *n == name || n == short);
+            let linked = |n: &String| {
+                view.links.iter().any(|(at, other, alias)| at == network && other == n && *alias == name)
+            };
+            let known = |e: &&Names| e.names.iter().any(|n| *n == name || n == short || linked(n));
             found.extend(zone.endpoints.iter().filter(known).map(|e| (e.v4, e.v6)));
         }
         if found.is_empty() {
@@ -248,6 +253,7 @@ mod tests {
             host_link: String::new(),
             gw_priority: 0,
             ports: Vec::new(),
+            links: Vec::new(),
         }
     }
 
@@ -287,7 +293,12 @@ mod tests {
         let upstream = Upstream { address: "192.0.2.53:53".parse().unwrap(), from_host: false };
         zones.set_view(
             &me,
-            Some(View { networks: vec![one.clone()], upstreams: vec![upstream], forwards: true }),
+            Some(View {
+                networks: vec![one.clone()],
+                links: vec![],
+                upstreams: vec![upstream],
+                forwards: true,
+            }),
         );
         let mut check = |name: &str, kind: TYPE, expected: &str| {
             assert_eq!(ask(&mut zones, &me, name, kind), expected, "{name}");
@@ -311,7 +322,10 @@ mod tests {
         let me = Id::random();
         let mut zones = Zones::default();
         let upstream = Upstream { address: "192.0.2.53:53".parse().unwrap(), from_host: false };
-        zones.set_view(&me, Some(View { networks: vec![], upstreams: vec![upstream], forwards: false }));
+        zones.set_view(
+            &me,
+            Some(View { networks: vec![], links: vec![], upstreams: vec![upstream], forwards: false }),
+        );
         assert_eq!(ask(&mut zones, &me, "secret.attacker.example", TYPE::TXT), "ServerFailure ");
         zones.set_view(&me, None);
         assert_eq!(ask(&mut zones, &me, "x", TYPE::A), "ignore");
@@ -335,6 +349,20 @@ mod tests {
             assert_eq!(packet.answers.len(), count);
             assert_eq!(packet.has_flags(PacketFlag::TRUNCATION), udp);
         }
+    }
+
+    #[test]
+    fn links_are_names_for_one_container() {
+        let (net, me, other) = (Id::random(), Id::random(), Id::random());
+        let mut zones = Zones::default();
+        zones.announce(&endpoint(&net, "db", &["db"], [10, 0, 0, 2]), "n");
+        let links = vec![(net.clone(), "db".to_owned(), "store".to_owned())];
+        zones.set_view(&me, Some(View { networks: vec![net.clone()], links, ..View::default() }));
+        zones.set_view(&other, Some(View { networks: vec![net], ..View::default() }));
+        let through_link = ask(&mut zones, &me, "store", TYPE::A);
+        assert!(through_link.contains("10.0.0.2"), "{through_link}");
+        assert_eq!(through_link, ask(&mut zones, &me, "db", TYPE::A));
+        assert!(!ask(&mut zones, &other, "store", TYPE::A).contains("10.0.0.2"));
     }
 
     #[test]

@@ -81,6 +81,13 @@ pub(super) fn view(state: &State, container: &Id) -> Option<dns::View> {
         // From a sandbox with nothing but internal networks no question gets out (CVE-2024-29018).
         forwards: networks.iter().any(|n| !n.internal),
         networks: networks.iter().filter(|n| n.resolves_names()).map(|n| n.id.clone()).collect(),
+        links: state
+            .endpoints_of(container)
+            .flat_map(|e| {
+                let lower = |t: &String| t.to_ascii_lowercase();
+                e.links.iter().map(move |(other, name)| (e.network.clone(), lower(other), lower(name)))
+            })
+            .collect(),
         upstreams: sandbox.upstreams.clone(),
     })
 }

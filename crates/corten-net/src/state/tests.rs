@@ -54,6 +54,7 @@ fn endpoint(state: &mut State, network: &NetworkRecord, container: &Id, priority
         ifname: None,
         gw_priority: priority,
         ports: Vec::new(),
+        links: Vec::new(),
         sysctls: Vec::new(),
     }
 }

@@ -109,6 +109,7 @@ pub(crate) fn endpoint(container: &Id, network: &NetworkRecord, name: &str) -> E
         ifname: None,
         gw_priority: 0,
         ports: Vec::new(),
+        links: Vec::new(),
         sysctls: Vec::new(),
     }
 }
