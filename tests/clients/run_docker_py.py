@@ -151,7 +151,7 @@ class Stand:
 
 def run(tests, host, more):
     ignore = [f"--ignore={tests}/integration/{name}" for name in NOT_RUN_FILES]
-    deselect = [f"--deselect={tests}/integration/{name}" for name in NOT_RUN]
+    deselect = [f"--deselect=integration/{name}" for name in NOT_RUN]
     home = tests.parent / "home"
     home.mkdir()
     environment = {**os.environ, "DOCKER_HOST": host, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1",
