@@ -25,6 +25,8 @@ pub(crate) const RAW_HEADER: &str = "x-corten-raw-hijack";
 /// A head that is longer is hyper's to refuse.
 const MAX_HEAD: usize = 64 * 1024;
 
+/// How hyper's head of a hijack begins.
+const SWITCHING: &[u8] = b"HTTP/1.1 101 ";
 /// How often, and how many times at most, is looked whether a client has read the head of its hijack.
 const LOOK: std::time::Duration = std::time::Duration::from_micros(500);
 const LOOKS: u32 = 1000;
@@ -305,12 +307,12 @@ impl<S: AsyncWrite + Unread + Unpin> AsyncWrite for EdgeIo<S> {
         let this = self.get_mut();
         std::task::ready!(this.drain(cx))?;
         std::task::ready!(this.head_read(cx));
-        if buf.starts_with(b"HTTP/1.1 101 ") {
+        if buf.starts_with(SWITCHING) {
             this.looks = LOOKS;
         }
         if this.rewrite {
             this.rewrite = false;
-            if let Some(end) = buf.starts_with(b"HTTP/1.1 101 ").then(|| find(buf, b"\r\n\r\n")).flatten() {
+            if let Some(end) = buf.starts_with(SWITCHING).then(|| find(buf, b"\r\n\r\n")).flatten() {
                 this.out = plain_head(&buf[..end]);
                 // What cannot go out now does so before the next write.
                 let _ = this.drain(cx)?;
@@ -326,9 +328,9 @@ impl<S: AsyncWrite + Unread + Unpin> AsyncWrite for EdgeIo<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.rewrite {
-            // hyper's head is one buffer, the first.
-            let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| &**b);
+        // hyper's head is one buffer, the first.
+        let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| &**b);
+        if self.rewrite || self.looks > 0 || first.starts_with(SWITCHING) {
             return self.poll_write(cx, first);
         }
         let this = self.get_mut();
@@ -414,5 +416,25 @@ mod tests {
         let mut got = String::new();
         far.read_to_string(&mut got).await.unwrap();
         assert_eq!(got, "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\n\r\nmore");
+    }
+
+    #[tokio::test]
+    async fn the_stream_waits_for_the_reader_of_the_head() {
+        for vectored in [false, true] {
+            let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+            let mut io = EdgeIo::new(ours, Arc::new(Link::default()));
+            let head = b"HTTP/1.1 101 UPGRADED\r\n\r\n";
+            if vectored {
+                io.write_vectored(&[io::IoSlice::new(head)]).await.unwrap();
+            } else {
+                io.write_all(head).await.unwrap();
+            }
+            let writer = tokio::spawn(async move { io.write_all(b"stream").await });
+            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+            let mut buffer = [0; 100];
+            assert_eq!(theirs.read(&mut buffer).await.unwrap(), head.len(), "vectored: {vectored}");
+            assert_eq!(theirs.read(&mut buffer).await.unwrap(), 6);
+            writer.await.unwrap().unwrap();
+        }
     }
 }
