@@ -258,7 +258,11 @@ fn logs(engines: &[Engine], _: usize) -> Result<Vec<Row>> {
         e.say(&["wait", "logger"])?;
         Ok(begin.elapsed().as_secs_f64())
     });
-    let read = each(engines, |e| Ok(e.timed(&["logs", "logger"])?.as_secs_f64()));
+    let read = engines
+        .iter()
+        .zip(&detached)
+        .map(|(e, wrote)| wrote.and_then(|_| e.timed(&["logs", "logger"]).ok()).map(|d| d.as_secs_f64()))
+        .collect();
     for engine in engines {
         engine.say(&["rm", "-f", "logger"]).ok();
     }
