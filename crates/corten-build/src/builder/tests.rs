@@ -55,6 +55,9 @@ impl Interpreter {
                 ["exit", code] => return code.parse().unwrap(),
                 ["true"] | [""] => {}
                 _ if line.starts_with("echo ") => {
+                    out(StepStream::Stdout, format!("{}\n", &line[5..]).as_bytes())
+                }
+                _ if line.starts_with("warn ") => {
                     out(StepStream::Stderr, format!("{}\n", &line[5..]).as_bytes())
                 }
                 _ => panic!("{line:?}"),
@@ -437,6 +440,9 @@ fn mounts_quiet_and_scratch() {
     assert_eq!(ran[0].network, "none");
     assert!(matches!(&ran[2].mounts[0], StepMount::Bind { target, .. } if target == "/dev/pipes"));
 
+    // The classic builder shows what a step writes to standard error in red.
+    let red = bench.build(&[("Dockerfile", "FROM base:1\nRUN warn careful\n")], |_| {});
+    assert!(red.said.contains("\u{1b}[91mcareful\n\u{1b}[0m"), "{}", red.said);
     let quiet = bench.build(&[("Dockerfile", "FROM base:1\nRUN echo x\n")], |r| r.quiet = true);
     let id = quiet.result.unwrap().id.to_string();
     assert_eq!(quiet.said.replace("<sid>", &id["sha256:".len()..][..12]), format!("{id}\n"));

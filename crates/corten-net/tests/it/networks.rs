@@ -305,6 +305,8 @@ fn a_forward_chain_that_drops_lets_us_pass() {
 #[test]
 fn the_host_does_not_become_a_router() {
     isolated("networks::the_host_does_not_become_a_router", || {
+        // A new namespace starts as the machine's first one is, and somebody may have switched forwarding on there.
+        sh("sysctl -qw net.ipv4.ip_forward=0");
         let sides = [("left", "10.1.0", 5), ("right", "10.2.0", 6)].map(|(name, net, id)| {
             let ns = netns::create().unwrap();
             netns::pin(&ns, std::path::Path::new(&format!("/run/{name}"))).unwrap();
