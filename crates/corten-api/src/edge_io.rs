@@ -425,7 +425,7 @@ mod tests {
             let mut io = EdgeIo::new(ours, Arc::new(Link::default()));
             let head = b"HTTP/1.1 101 UPGRADED\r\n\r\n";
             if vectored {
-                io.write_vectored(&[io::IoSlice::new(head)]).await.unwrap();
+                assert_eq!(io.write_vectored(&[io::IoSlice::new(head)]).await.unwrap(), head.len());
             } else {
                 io.write_all(head).await.unwrap();
             }
