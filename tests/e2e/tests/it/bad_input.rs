@@ -109,9 +109,9 @@ fn a_name_conflict_leaves_the_first() {
 }
 
 #[test]
-fn a_full_disk_is_an_error_not_a_crash() {
+fn a_full_tmpfs_is_an_error_of_the_container() {
     let daemon = Daemon::start();
-    // The container's own tmpfs stands in for the disk: what fills up is bounded and private to this test.
+    // Bounded and private to this test; it says nothing of a full data root.
     let ran = daemon.docker([
         "run",
         "--rm",
