@@ -1,6 +1,7 @@
 //! Other people's engines run their containers with our runtime: Debian's podman and docker.io, where installed.
 
 use std::fmt::Write as _;
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -141,9 +142,16 @@ fn smoke(place: &Place, engine: impl Fn() -> Command) {
     let (code, _, err) =
         say(&["run", "--rm", "--read-only", "--tmpfs", "/tmp", "busybox", "sh", "-c", script]);
     assert!(code == 1 && err.contains("can't create /y: Read-only file system"), "{err}");
-    // A terminal on our side as well.
+    let text = on_terminal(engine());
+    assert!(text.contains("/dev/pts/0") && text.contains("got it"), "{text:?}");
+}
+
+/// Runs a container on a terminal of our side; what it says.
+///
+/// It stays until its first words were read and answered: podman loses the output of a container that ends at once
+/// (one time in ten, with runc as well).
+fn on_terminal(command: Command) -> String {
     let mut line = String::new();
-    let command = engine();
     let set = command.get_envs().filter_map(|(k, v)| Some((k.to_str()?, v?.to_str()?)));
     for (name, value) in set {
         write!(line, "{name}={value} ").unwrap();
@@ -151,10 +159,26 @@ fn smoke(place: &Place, engine: impl Fn() -> Command) {
     for word in std::iter::once(command.get_program()).chain(command.get_args()) {
         write!(line, "{} ", word.to_str().unwrap()).unwrap();
     }
-    line.push_str("run --rm -it busybox tty");
-    let output =
-        Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).contains("/dev/pts/0"), "{output:?}");
+    line.push_str("run --rm -it busybox sh -c 'tty; read x; echo got $x'");
+    let mut script = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = script.stdout.take().unwrap();
+    // Kept open to the end, which would be one more character.
+    let mut input = script.stdin.take().unwrap();
+    let (mut text, mut block, mut answered) = (String::new(), [0; 1024], false);
+    while let Ok(n @ 1..) = output.read(&mut block) {
+        text.push_str(&String::from_utf8_lossy(&block[..n]));
+        if text.contains("/dev/pts/0") && !answered {
+            input.write_all(b"it\n").unwrap();
+            answered = true;
+        }
+    }
+    assert!(script.wait().unwrap().success(), "{text:?}");
+    text
 }
 
 fn installed(programs: &[&str]) -> bool {
