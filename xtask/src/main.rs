@@ -1,4 +1,4 @@
-//! `cargo xtask demo|build|test|clients|tidy|golden|bench`: everything a contributor or CI runs, in one place.
+//! `cargo xtask demo|build|test|soak|clients|tidy|golden|bench`: everything a contributor or CI runs, in one place.
 
 mod build;
 mod clients;
@@ -16,6 +16,7 @@ const HELP: &str = "usage: cargo xtask COMMAND
   demo                build an image, push, pull and run it, and say what happens
   build [--release]   build corten and corten-runtime into target/dist/{debug,release}
   test                install what the tests need, run every test, print totals
+  soak [MINUTES]      eight random clients while the daemon is killed every 20 seconds (10 minutes unless told)
   clients [ARGS…]     run docker-py's own integration tests against a daemon (fetches them once; ARGS for pytest)
   tidy                check the repository against its own rules
   golden [ARGS…]      compare a fresh daemon with the recorded answers of the reference engine
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
         ["build"] => build::dist(build::Profile::Debug).map(drop),
         ["build", "--release"] => build::dist(build::Profile::Release).map(drop),
         ["test", ..] => test::run(&args[1..]),
+        ["soak"] => test::soak("10"),
+        ["soak", minutes] => test::soak(minutes),
         ["clients", ..] => clients::run(&args[1..]),
         ["tidy"] => tidy::run(),
         ["golden", ..] => golden::run(&args[1..]).map(drop),

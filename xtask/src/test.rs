@@ -119,6 +119,19 @@ fn again(mut first: Totals, command: impl Fn() -> Command) -> Result<(Totals, bo
     Ok((first, false))
 }
 
+/// The day in the life of the end-to-end tests, at length.
+pub fn soak(minutes: &str) -> Result<()> {
+    let minutes: u64 = minutes.parse().context("soak: minutes as a number")?;
+    packages::ensure(NEEDS)?;
+    let dist = build::dist(build::Profile::Debug)?;
+    run_command(
+        cargo()
+            .args(["test", "-p", "corten-e2e", "soak", "--", "--nocapture"])
+            .env("CORTEN_BIN_DIR", dist)
+            .env("CORTEN_SOAK_SECONDS", (minutes * 60).to_string()),
+    )
+}
+
 /// A Python environment with docker-py, made once; returns its interpreter.
 pub fn python_clients() -> Result<PathBuf> {
     let dir = target().join("clients");

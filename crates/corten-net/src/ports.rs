@@ -17,6 +17,10 @@ use crate::error::PortError;
 /// The range that ports without a wish are taken from.
 const DYNAMIC: (u16, u16) = (32768, 60999);
 
+/// Milliseconds between attempts to bind a port that somebody holds. A shim that is just being started has, from its
+/// fork to its exec, a copy of every socket of ours: a port that was given back a moment ago may live on in it.
+const PATIENCE: &[u64] = &[1, 2, 4, 8, 16, 32];
+
 /// All host ports of this daemon.
 #[derive(Debug)]
 pub(crate) struct Ports {
@@ -53,7 +57,7 @@ impl Ports {
     /// Takes exactly these ports again: after a restart of the daemon.
     pub(crate) fn retake(&mut self, records: &[PortRecord]) -> Result<(), PortError> {
         for (done, record) in records.iter().enumerate() {
-            if let Err(error) = self.bind(record.protocol, record.host_ip, record.host_port) {
+            if let Err(error) = self.bind(record.protocol, record.host_ip, record.host_port, PATIENCE) {
                 self.free(&records[..done]);
                 return Err(error);
             }
@@ -85,9 +89,10 @@ impl Ports {
         let fixed = first == last;
         let start = if dynamic { self.next } else { first };
         for port in (start..=last).chain(first..start) {
-            let outcome = self.bind(wish.protocol, main, port).and_then(|()| match other {
+            let patience = if fixed { PATIENCE } else { &[] };
+            let outcome = self.bind(wish.protocol, main, port, patience).and_then(|()| match other {
                 None => Ok(vec![main]),
-                Some(six) => match self.bind(wish.protocol, six, port) {
+                Some(six) => match self.bind(wish.protocol, six, port, patience) {
                     Ok(()) => Ok(vec![main, six]),
                     Err(PortError::Bind { error, .. }) if lacks_ipv6(&error) => Ok(vec![main]),
                     Err(error) => {
@@ -116,7 +121,13 @@ impl Ports {
         Err(PortError::Exhausted { host: main, first, last })
     }
 
-    fn bind(&mut self, protocol: Protocol, host_ip: IpAddr, port: u16) -> Result<(), PortError> {
+    fn bind(
+        &mut self,
+        protocol: Protocol,
+        host_ip: IpAddr,
+        port: u16,
+        patience: &[u64],
+    ) -> Result<(), PortError> {
         let address = SocketAddr::new(host_ip, port);
         let same_port = self.held.range(
             (protocol, port, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
@@ -129,10 +140,16 @@ impl Ports {
         if same_port.into_iter().any(|((_, _, held), _)| collides(held)) {
             return Err(PortError::Allocated { address });
         }
-        let socket = if self.hold {
-            Some(open(protocol, address).map_err(|error| PortError::Bind { address, protocol, error })?)
-        } else {
-            None
+        let open = || open(protocol, address).map_err(|error| PortError::Bind { address, protocol, error });
+        let mut waits = patience.iter();
+        let socket = loop {
+            match self.hold.then(open).transpose() {
+                Err(error) if is_taken(&error) => {
+                    let Some(wait) = waits.next() else { return Err(error) };
+                    std::thread::sleep(std::time::Duration::from_millis(*wait));
+                }
+                other => break other?,
+            }
         };
         self.held.insert((protocol, port, host_ip), socket);
         Ok(())

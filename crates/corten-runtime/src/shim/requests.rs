@@ -139,7 +139,12 @@ impl Shim {
 
     fn freeze(&mut self, frozen: bool) -> Answer {
         if self.exit.is_some() {
-            return Err(fault(Kind::Conflict, "pause", "the container has ended"));
+            // What has ended is not frozen: the order to thaw what a SIGKILL has thawed already may come late.
+            return if frozen {
+                Err(fault(Kind::Conflict, "pause", "the container has ended"))
+            } else {
+                done()
+            };
         }
         if self.paused != frozen {
             self.cgroup.set_frozen(frozen).map_err(|e| fault(Kind::Internal, "pause", e.to_string()))?;

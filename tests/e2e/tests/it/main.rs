@@ -11,6 +11,7 @@ mod lifecycle;
 mod logs;
 mod network;
 mod registry;
+mod soak;
 mod streams;
 mod system;
 mod volumes;
