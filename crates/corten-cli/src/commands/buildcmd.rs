@@ -202,8 +202,10 @@ fn parameters(cli: &Cli, flags: &Flags) -> Result<Query> {
         .with("labels", Value::Object(labels).to_string())
         .with("ulimits", json!(ulimits.map_err(|e| fail(e, 1))?).to_string())
         .with("cachefrom", json!(flags.list("cache-from")).to_string());
-    let options = flags.list("security-opt");
-    Ok(if options.is_empty() { query } else { query.with("securityopt", json!(options).to_string()) })
+    Ok(flags
+        .list("security-opt")
+        .iter()
+        .fold(query, |query, option| query.with("securityopt", option.as_str())))
 }
 
 /// Build arguments: null for a bare name that our environment does not have; the proxies of config.json.

@@ -108,7 +108,6 @@ async fn create(cli: &Cli, flags: &Flags) -> Result {
     let labels = opts::labels(&flags.list("label"), &[]).map_err(|e| fail(e, 1))?;
     let mut body = json!({
         "Name": flags.arg(0),
-        "CheckDuplicate": true,
         "Driver": flags.text("driver"),
         "Scope": flags.text("scope"),
         "Internal": flags.on("internal"),
@@ -119,6 +118,10 @@ async fn create(cli: &Cli, flags: &Flags) -> Result {
         "Options": opts::pairs(&flags.list("opt")),
         "Labels": labels,
     });
+    // COMPAT: from 1.44 on engines check by themselves.
+    if cli.client()?.negotiate().await.is_ok_and(|version| version < (1, 44)) {
+        body["CheckDuplicate"] = true.into();
+    }
     for (flag, key) in [("ipv4", "EnableIPv4"), ("ipv6", "EnableIPv6")] {
         if flags.changed(flag) {
             body[key] = flags.on(flag).into();
