@@ -9,16 +9,14 @@ With DOCKER_HOST set, that daemon is used and must have these images.
 Version 7.0.0 is the last source distribution that contains the tests; the library under test is the one installed.
 """
 import argparse
-import io
 import os
 import pathlib
-import shutil
-import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
+
+from stand import Stand, enter_own_network
 
 # Whole files that belong to swarm and plugins, and what they call the helpers of.
 NOT_RUN_FILES = {
@@ -67,88 +65,6 @@ API_VERSION = "1.43"
 IMAGES = ["alpine:3.10", "alpine:latest", "busybox:latest", "hello-world:latest"]
 
 
-def busybox_tar(name):
-    """A root file system: busybox under all its names, and a few users; no two images are the same."""
-    applets = subprocess.run(["/bin/busybox", "--list"], check=True, capture_output=True, text=True).stdout.split()
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        def add(name, mode, data=None, link=None):
-            info = tarfile.TarInfo(name)
-            info.mode = mode
-            if link:
-                info.type, info.linkname = tarfile.SYMTYPE, link
-            elif data is None:
-                info.type = tarfile.DIRTYPE
-            else:
-                info.size = len(data)
-            tar.addfile(info, io.BytesIO(data or b""))
-
-        for name in "bin etc root home var var/opt var/tmp usr usr/bin usr/sbin sbin dev proc sys mnt".split():
-            add(name, 0o755)
-        add("tmp", 0o1777)
-        add("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1::/:/bin/false\n"
-            b"postgres:x:70:70::/:/bin/sh\n")
-        add("etc/group", 0o644, b"root:x:0:\ndaemon:x:1:\npostgres:x:70:\n")
-        add("etc/image", 0o644, name.encode())
-        add("bin/busybox", 0o755, pathlib.Path("/bin/busybox").read_bytes())
-        for applet in applets:
-            if applet != "busybox":
-                add(f"bin/{applet}", 0o777, link="busybox")
-    return out.getvalue()
-
-
-class Stand:
-    """A registry and a daemon that takes it for the default registry's mirror."""
-
-    def __init__(self, programs, directory):
-        self.corten, self.directory, self.children = str(programs / "corten"), directory, []
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        self.host = f"unix://{directory}/s"
-
-    def spawn(self, name, *args):
-        with open(self.directory / f"{name}.log", "wb") as log:
-            child = subprocess.Popen([self.corten, *args], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.children.append(child)
-
-    def start(self):
-        import docker
-
-        d = self.directory
-        self.spawn("registry", "registry", "serve", "--root", f"{d}/registry")
-        self.spawn("daemon", "daemon", "-H", self.host, "--data-root", f"{d}/data", "--exec-root", f"{d}/exec",
-                   "--pidfile", f"{d}/pid", "--registry-mirror", "http://127.0.0.1:5000")
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                self.client = docker.DockerClient(base_url=self.host, timeout=60)
-                break
-            except docker.errors.DockerException:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-        api = self.client.api
-        for image in IMAGES:
-            repository, tag = image.split(":")
-            pushed = f"127.0.0.1:5000/library/{repository}"
-            tar = busybox_tar(repository)
-            api.import_image_from_data(tar, repository=repository, tag=tag, changes=['CMD ["/bin/sh"]'])
-            api.tag(image, pushed, tag)
-            answer = api.push(pushed, tag)
-            if "error" in answer:
-                raise RuntimeError(f"push {pushed}:{tag}: {answer}")
-            api.remove_image(f"{pushed}:{tag}")
-
-    def stop(self):
-        try:
-            for container in self.client.containers.list(all=True):
-                container.remove(force=True, v=True)
-        finally:
-            for child in reversed(self.children):
-                child.send_signal(signal.SIGTERM)
-            for child in self.children:
-                child.wait(20)
-
-
 def run(tests, host, more):
     ignore = [f"--ignore={tests}/integration/{name}" for name in NOT_RUN_FILES]
     deselect = [f"--deselect=integration/{name}" for name in NOT_RUN]
@@ -170,31 +86,20 @@ def main():
     arguments.add_argument("--sdist", type=pathlib.Path, required=True)
     arguments.add_argument("--keep", action="store_true", help="leave the directory with the logs")
     options, more = arguments.parse_known_args()
-    host = os.environ.get("DOCKER_HOST")
-    if not host and not os.environ.get("CORTEN_OWN_NET"):
-        # Published ports are connected to from here, so the tests have to be where the daemon is.
-        os.environ["CORTEN_OWN_NET"] = "1"
-        os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="corten-dpy-"))
-    stand = None
-    try:
+    with tempfile.TemporaryDirectory(prefix="corten-dpy-") as directory:
         with tarfile.open(options.sdist) as sdist:
             members = [m for m in sdist if "/tests/" in m.name or m.name.endswith("/pytest.ini")]
-            sdist.extractall(directory / "suite", members=members, filter="data")
-        tests = next((directory / "suite").glob("*/tests"))
-        if not host:
-            stand = Stand(options.bin.resolve(), directory)
-            stand.start()
-            host = stand.host
-        return run(tests, host, [str(tests / "integration" / m) if ".py" in m else m for m in more])
-    finally:
-        if stand:
-            stand.stop()
-        if options.keep:
-            print("kept:", directory)
-        else:
-            shutil.rmtree(directory, ignore_errors=True)
+            sdist.extractall(directory, members=members, filter="data")
+        tests = next(pathlib.Path(directory).glob("*/tests"))
+        chosen = [str(tests / "integration" / m) if ".py" in m else m for m in more]
+        if os.environ.get("DOCKER_HOST") and not os.environ.get("CORTEN_OWN_NET"):
+            return run(tests, os.environ["DOCKER_HOST"], chosen)
+        with Stand(options.bin, options.keep) as stand:
+            stand.serve(IMAGES)
+            return run(tests, stand.host, chosen)
 
 
 if __name__ == "__main__":
+    if not os.environ.get("DOCKER_HOST"):
+        enter_own_network()
     sys.exit(main())

@@ -28,7 +28,7 @@ class Allowed:
     def stale(self):
         """Entries that nothing needed."""
         return [f"{line}: {entry['reason']}" for index, entry in enumerate(self.entries)
-                for line in entry["commands"] if (index, line) not in self.used and not entry.get("optional")]
+                for line in entry["commands"] if (index, line) not in self.used]
 
 
 def changes(reference, candidate):

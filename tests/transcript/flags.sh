@@ -129,7 +129,7 @@ docker build -t BAD .
 docker -H foo://x ps
 docker -H unix:///nonexistent ps
 docker -H unix:///nonexistent run busybox
-docker -H unix:///nonexistent version --format '{{.Client.ApiVersion}}'
+docker -H unix:///nonexistent version --format '{{.Client.APIVersion}}'
 docker -c nope ps
 docker save
 docker load -i /nonexistent

@@ -1,6 +1,6 @@
 # less common forms
 docker run -d --name h1 --health-cmd true --health-interval 1s busybox sleep 100
-sleep 2; docker ps --format '{{.Status}}'
+until docker ps | grep -q healthy; do sleep 0.1; done; docker ps --format '{{.Status}}'
 docker inspect -f '{{.State.Health.Status}} {{len .State.Health.Log}}' h1
 docker inspect -f '{{range .State.Health.Log}}{{.ExitCode}} {{end}}' h1 | cut -c1
 docker ps -f health=healthy --format '{{.Names}}'
@@ -25,8 +25,8 @@ docker volume rm named
 docker rm -fv v1
 docker run --rm --volumes-from nope busybox
 docker run -d --name r1 --restart on-failure:2 busybox false
-sleep 1.5; docker inspect -f '{{.RestartCount}} {{.State.ExitCode}} {{.HostConfig.RestartPolicy.Name}}' r1
-docker top l1
+until docker inspect -f '{{.RestartCount}} {{.State.Status}}' r1 | grep -q '2 exited'; do sleep 0.1; done; docker inspect -f '{{.RestartCount}} {{.State.ExitCode}} {{.HostConfig.RestartPolicy.Name}}' r1
+docker top l1 | sed 's/[0-9]\{2,\}/N/g'
 docker top l1 aux | wc -l
 docker top nope
 docker exec -w /nonexistent l1 pwd
@@ -40,7 +40,7 @@ docker run --rm --name dup -d busybox sleep 50
 docker run --rm --name dup busybox true
 docker rename dup 'bad name'
 docker stop -t 0 dup
-docker wait l1 & sleep 0.5; docker kill l1; wait
+docker wait l1 > w & sleep 0.5; docker kill l1; wait; cat w
 docker start l1
 docker restart -t 0 l1
 docker pause l1; docker exec l1 true
@@ -84,7 +84,7 @@ docker network create -d nosuch x
 docker volume create -d nosuch x
 docker volume create 'bad/name'
 docker volume create x -o type=tmpfs -o device=tmpfs -o o=size=1m
-docker run --rm -v x:/x busybox df /x | awk 'NR>1 {print $2}'
+docker run --rm -v x:/x busybox df /x
 docker volume inspect x --format '{{json .Options}}'
 docker volume rm x
 docker run --rm --memory 6m busybox true

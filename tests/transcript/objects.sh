@@ -46,7 +46,7 @@ docker network inspect -f '{{(index .IPAM.Config 0).Subnet}} {{.Labels}}' n2
 docker run -d --name w1 --network n1 --network-alias al busybox sleep 100
 docker network connect --alias zz n2 w1
 docker inspect -f '{{range $k, $v := .NetworkSettings.Networks}}{{$k}} {{end}}' w1
-docker ps --format '{{.Networks}}'
+docker ps --format '{{.Networks}}' | tr , '\n' | sort
 docker network disconnect n2 w1
 docker network disconnect n2 w1
 docker network connect nope w1
@@ -56,6 +56,7 @@ docker network rm n1 nope
 docker network rm -f nope
 docker network prune -f
 echo n | docker network prune
+!date +%s.%N > t0
 docker volume create v1
 docker volume create --label a=b -o type=tmpfs -o device=tmpfs v2
 docker volume create v1
@@ -82,12 +83,12 @@ docker system df
 docker system df --format '{{.Type}} {{.TotalCount}}'
 docker system df -v
 docker info -f '{{.ServerVersion}} {{.NCPU}}'
-docker info | sed '/^Client/,/^Server/d'
-docker version -f '{{.Server.Version}} {{.Server.ApiVersion}} {{.Client.APIVersion}}'
+docker info | sed '/^Client/,/^Server/d; s/ Runtimes:.*/ Runtimes:/'
+docker version -f '{{.Server.Version}} {{.Server.APIVersion}} {{.Client.APIVersion}}'
 docker version | sed '1,/^Server/d'
-docker events --since 2h --until 0s -f type=volume -f event=create
-docker events --since 1m --until 0s -f type=volume -f event=create --format '{{.Type}} {{.Action}} {{.Actor.ID}}'
-docker events --since 1m --until 0s -f type=volume -f event=create --format json
+docker events --since $(cat t0) --until 0s -f type=volume -f event=create
+docker events --since $(cat t0) --until 0s -f type=volume -f event=create --format '{{.Type}} {{.Action}} {{.Actor.ID}}'
+docker events --since $(cat t0) --until 0s -f type=volume -f event=create --format json
 docker context ls
 docker context create foo --docker host=tcp://1.2.3.4:99 --description xx
 docker context create foo
@@ -121,11 +122,11 @@ mkdir ctx; printf 'FROM busybox\nARG A=1\nLABEL x=y\nCOPY f /f\nRUN cat /f; echo
 docker build -t built:1 --build-arg A=2 ctx 2>/dev/null
 docker build -q ctx 2>/dev/null
 docker build -t built:2 - < ctx/Dockerfile 2>/dev/null
-printf 'FROM busybox\nRUN exit 3\n' | docker build - 2>&1 | grep -v -e DEPREC -e Install -e 'https://docs'
+printf 'FROM busybox\nRUN exit 3\n' | docker build - 2>&1 | grep -v -e DEPREC -e 'BuildKit is' -e environment-v -e Sending -e '^$'
 tar cf - -C ctx . | docker build -t built:3 - 2>/dev/null
-cp ctx/Dockerfile Other; docker build -f Other -t built:4 ctx 2>/dev/null
+cp ctx/Dockerfile Other; docker build -f Other -t built:4 ctx 2>/dev/null | grep -v Sending
 docker build --iidfile iid -f ctx/Dockerfile ctx >/dev/null 2>&1; cut -c1-7 iid
-docker build --target nope ctx 2>&1 | grep -v -e DEPREC -e Install -e 'https://docs'
-docker build -f nope ctx 2>&1 | grep -v -e DEPREC -e Install -e 'https://docs'
-docker build empty 2>&1 | grep -v -e DEPREC -e Install -e 'https://docs'
+docker build --target nope ctx 2>&1 | grep -v -e DEPREC -e 'BuildKit is' -e environment-v -e Sending -e '^$'
+docker build -f nope ctx 2>&1 | grep -v -e DEPREC -e 'BuildKit is' -e environment-v -e Sending -e '^$'
+docker build empty 2>&1 | grep -v -e DEPREC -e 'BuildKit is' -e environment-v -e Sending -e '^$'
 !docker rmi -f built:1 built:2 built:3 built:4

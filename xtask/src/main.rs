@@ -1,4 +1,4 @@
-//! `cargo xtask demo|build|test|soak|clients|tidy|golden|bench`: everything a contributor or CI runs, in one place.
+//! `cargo xtask COMMAND`: everything a contributor or CI runs, in one place.
 
 mod build;
 mod clients;
@@ -8,6 +8,7 @@ mod packages;
 mod run;
 mod test;
 mod tidy;
+mod transcript;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ const HELP: &str = "usage: cargo xtask COMMAND
   soak [MINUTES]      eight random clients while the daemon is killed every 20 seconds (10 minutes unless told)
   clients [ARGS…]     run docker-py's own integration tests against a daemon (fetches them once; ARGS for pytest)
   tidy                check the repository against its own rules
+  transcript [ARGS…]  run the same command lines through docker's client and ours, and compare what they say
   golden [ARGS…]      compare a fresh daemon with the recorded answers of the reference engine
   bench [ARGS…]       measure against docker.io and podman where they are installed
 ";
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         ["soak"] => test::soak("10"),
         ["soak", minutes] => test::soak(minutes),
         ["clients", ..] => clients::run(&args[1..]),
+        ["transcript", ..] => transcript(&args[1..]),
         ["tidy"] => tidy::run(),
         ["golden", ..] => golden::run(&args[1..]).map(drop),
         ["bench", ..] => build::bench(&args[1..]),
@@ -51,5 +54,14 @@ fn main() -> ExitCode {
             eprintln!("xtask: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn transcript(args: &[String]) -> anyhow::Result<()> {
+    packages::ensure(test::NEEDS)?;
+    let dist = build::dist(build::Profile::Debug)?;
+    match transcript::run(std::path::Path::new("python3"), &dist, args)? {
+        Some(outcome) if !outcome.passed => anyhow::bail!("there are differences"),
+        _ => Ok(()),
     }
 }

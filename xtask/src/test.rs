@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::run::{cargo, root, run as run_command, target};
-use crate::{build, golden, packages};
+use crate::{build, golden, packages, transcript};
 
 /// Counted test results.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("docker", "docker.io"),
 ];
 
-/// Runs unit tests, end-to-end tests and the comparison with the reference engine.
+/// Runs unit tests, end-to-end tests, and the comparisons with the reference engine and its client.
 pub fn run(args: &[String]) -> Result<()> {
     packages::ensure(NEEDS)?;
     let python = python_clients()?;
@@ -76,6 +76,8 @@ pub fn run(args: &[String]) -> Result<()> {
     suite("end-to-end tests (docker client, corten client)", &["-p", "corten-e2e"])?;
     println!("\n== answers of the reference engine");
     let golden = golden::run(&[])?;
+    println!("\n== transcript: docker's client and ours");
+    let transcript = transcript::run(&python, &dist, &[])?;
     println!("\n== totals");
     for name in &totals.flaky {
         println!("flaky: {name} failed and passed when run again");
@@ -92,6 +94,15 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     if golden.is_some_and(|g| g.passed < golden::AT_LEAST) {
         broken.push("golden".into());
+    }
+    match transcript {
+        Some(outcome) => {
+            outcome.totals.iter().for_each(|line| println!("transcript: {line}"));
+            if !outcome.passed {
+                broken.push("transcript".into());
+            }
+        }
+        None => println!("transcript: 1 suite skipped (needs docker 28 or newer in PATH)"),
     }
     if !broken.is_empty() {
         bail!("failed: {}", broken.join(", "));
