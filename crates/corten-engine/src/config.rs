@@ -1,5 +1,6 @@
 //! What the daemon tells the engine once, at start: dockerd's flags that concern containers.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -46,15 +47,37 @@ pub struct EngineConfig {
     /// `--ipv6`: networks have IPv6 unless they say otherwise.
     pub ipv6: bool,
     /// `--default-network-opt` by driver.
-    pub network_options: std::collections::BTreeMap<String, TextMap>,
+    pub network_options: BTreeMap<String, TextMap>,
     /// `--exec-opt native.cgroup-favordynmods=true`: moving processes into control groups is fast, forking a little
     /// slower, on the whole host while the daemon runs.
     pub fast_joins: bool,
     /// The host's resolver configuration.
     pub resolv_conf: PathBuf,
+    /// `--add-runtime`: further OCI runtimes by name.
+    pub runtimes: BTreeMap<String, RuntimeConfig>,
+    /// `--default-runtime`: what a container that names none gets.
+    pub default_runtime: String,
 }
 
+/// A program with runc's command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuntimeConfig {
+    /// A path, or a name to be looked up in `PATH`.
+    pub path: String,
+    /// Before everything else on its command line.
+    pub args: Vec<String>,
+}
+
+/// Names of the runtime that is built in.
+pub const BUILT_IN_RUNTIMES: [&str; 3] = ["runc", "io.containerd.runc.v2", "corten"];
+
 impl EngineConfig {
+    /// Whether a container may name this runtime.
+    #[must_use]
+    pub fn knows_runtime(&self, name: &str) -> bool {
+        name.is_empty() || BUILT_IN_RUNTIMES.contains(&name) || self.runtimes.contains_key(name)
+    }
+
     /// Docker's defaults.
     #[must_use]
     pub fn new(root: PathBuf, exec_root: PathBuf) -> Self {
@@ -77,9 +100,11 @@ impl EngineConfig {
             no_new_privileges: false,
             seccomp_profile: None,
             ipv6: false,
-            network_options: std::collections::BTreeMap::new(),
+            network_options: BTreeMap::new(),
             fast_joins: false,
             resolv_conf: "/etc/resolv.conf".into(),
+            runtimes: BTreeMap::new(),
+            default_runtime: "runc".into(),
         }
     }
 }

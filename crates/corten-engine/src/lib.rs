@@ -47,7 +47,7 @@ mod volumes;
 
 use corten_base::signal;
 
-pub use config::EngineConfig;
+pub use config::{BUILT_IN_RUNTIMES, EngineConfig, RuntimeConfig};
 pub use container::{
     AttachSpec, Attached, ByteStream, CommitSpec, Container, DetachKeys, Outcome, PutOptions, RemoveOptions,
     WaitCondition,

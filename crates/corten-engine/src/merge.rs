@@ -125,7 +125,7 @@ pub(crate) fn host_config(mut h: HostConfig, daemon: &EngineConfig, cgroup_v2: b
         };
     }
     if h.runtime.is_empty() {
-        h.runtime = "runc".into();
+        h.runtime.clone_from(&daemon.default_runtime);
     }
     if h.restart_policy.name.is_empty() {
         h.restart_policy.name = "no".into();

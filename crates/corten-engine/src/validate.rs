@@ -8,6 +8,7 @@ use corten_wire::api::container::{ContainerConfig, Healthcheck};
 use corten_wire::api::host_config::{HostConfig, RestartPolicy};
 use corten_wire::api::mount::Mount;
 
+use crate::config::EngineConfig;
 use crate::error::{Result, invalid};
 use crate::signal;
 
@@ -91,7 +92,7 @@ fn health(check: &Healthcheck) -> Result<()> {
 }
 
 /// Checks the host configuration of a new container; returns warnings.
-pub(crate) fn host_config(h: &HostConfig, host: &Host) -> Result<Vec<String>> {
+pub(crate) fn host_config(h: &HostConfig, host: &Host, daemon: &EngineConfig) -> Result<Vec<String>> {
     let restarts = !matches!(h.restart_policy.name.as_str(), "" | "no");
     if h.auto_remove && restarts {
         return Err(invalid("can't create 'AutoRemove' container with restart policy"));
@@ -133,7 +134,7 @@ pub(crate) fn host_config(h: &HostConfig, host: &Host) -> Result<Vec<String>> {
             h.oom_score_adj
         )));
     }
-    if !matches!(h.runtime.as_str(), "" | "runc" | "io.containerd.runc.v2" | "corten") {
+    if !daemon.knows_runtime(&h.runtime) {
         return Err(invalid(format!("unknown or invalid runtime name: {}", h.runtime)));
     }
     refuse_unsupported(h)?;

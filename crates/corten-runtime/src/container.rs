@@ -35,6 +35,7 @@ use corten_wire::shim::{Rootfs, UserSpec};
 use crate::cgroup::Cgroup;
 use crate::fault::StepError;
 use crate::seccomp::Program;
+pub(crate) use rootfs::tree as rootfs_tree;
 
 /// What a new container is made from.
 #[derive(Debug)]
@@ -110,7 +111,7 @@ pub(crate) enum Stdio {
 
 /// The child's ends.
 #[derive(Debug)]
-enum ChildStdio {
+pub(crate) enum ChildStdio {
     Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
     Terminal { size: Option<ConsoleSize> },
     Inherited,
@@ -266,7 +267,11 @@ pub(crate) fn release(visitor: BorrowedFd<'_>) -> Result<(), StepError> {
 }
 
 /// The pipes of a process; for a terminal, which is made inside, only the child's part.
-fn streams(process: &Process, stdin: bool, inherit: bool) -> Result<(Option<Stdio>, ChildStdio), StepError> {
+pub(crate) fn streams(
+    process: &Process,
+    stdin: bool,
+    inherit: bool,
+) -> Result<(Option<Stdio>, ChildStdio), StepError> {
     if process.terminal {
         return Ok((None, ChildStdio::Terminal { size: process.console_size }));
     }

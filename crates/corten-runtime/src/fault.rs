@@ -86,7 +86,7 @@ impl StepError {
 }
 
 /// COMPAT: moby finds the exit code by looking for these words in the runtime's message.
-fn exit_code(text: &str) -> i32 {
+pub(crate) fn exit_code(text: &str) -> i32 {
     let has = |words: &[&str]| words.iter().any(|w| text.contains(w));
     if has(&[
         "executable file not found",

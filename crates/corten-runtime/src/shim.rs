@@ -6,9 +6,11 @@
 //! that setting back or runs a set-user-id program: the daemon then cleans up by the control group.
 
 mod attached;
+mod foreign;
 mod io;
 mod log;
 mod requests;
+mod runtime;
 mod start;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,9 +26,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::cgroup::Cgroup;
 use crate::channel;
-use crate::seccomp::Program;
 use attached::Attached;
 use log::{Log, Stream};
+use runtime::OciRuntime;
 
 pub use start::main;
 
@@ -35,7 +37,6 @@ pub use start::main;
 struct ForExec {
     process: Process,
     user: Option<UserSpec>,
-    seccomp: Option<Program>,
 }
 
 /// A further process that runs.
@@ -71,6 +72,7 @@ struct Input {
 struct Shim {
     dir: PathBuf,
     cgroup: Cgroup,
+    runtime: Box<dyn OciRuntime>,
     /// The container's processes are in a PID namespace that dies with init.
     own_pids: bool,
     init: Child,
@@ -260,7 +262,7 @@ impl Shim {
         }
         let oom = self.oom_kills > 0 || self.cgroup.oom_kills() > 0;
         self.oom = None;
-        self.cgroup.destroy().ok();
+        self.runtime.delete();
         let signal = match ended {
             Ended::Signaled(signal) => Some(signal),
             Ended::Exited(_) => None,

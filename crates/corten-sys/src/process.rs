@@ -138,6 +138,19 @@ pub fn spawn(
     fds: &[(BorrowedFd<'_>, RawFd)],
 ) -> io::Result<Child> {
     let path = CString::new(format!("/proc/self/fd/{}", program.as_raw_fd()))?;
+    spawn_path(&path, args, env, fds)
+}
+
+/// As [`spawn`], for a program of the host that is named by its path; it may be a script.
+///
+/// # Errors
+/// Those of posix_spawn(3) and pidfd_open(2).
+pub fn spawn_path(
+    path: &CStr,
+    args: &[CString],
+    env: &[CString],
+    fds: &[(BorrowedFd<'_>, RawFd)],
+) -> io::Result<Child> {
     let argv = pointers(args);
     let envp = pointers(env);
     let ok = |code: libc::c_int| if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) };

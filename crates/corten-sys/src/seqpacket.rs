@@ -39,8 +39,20 @@ fn address(directory: BorrowedFd<'_>, name: &str) -> io::Result<SocketAddrUnix> 
 /// # Errors
 /// Those of socket(2), bind(2) and listen(2).
 pub fn listen(directory: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    listen_as(SocketType::SEQPACKET, directory, name)
+}
+
+/// As [`listen`], for byte streams.
+///
+/// # Errors
+/// Those of [`listen`].
+pub fn listen_stream(directory: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    listen_as(SocketType::STREAM, directory, name)
+}
+
+fn listen_as(kind: SocketType, directory: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let socket = net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
     let address = address(directory, name)?;
     match net::bind(&socket, &address) {
         Err(rustix::io::Errno::ADDRINUSE) => {

@@ -67,6 +67,9 @@ pub struct Bootstrap {
     /// be absent. Not set and no `linux.seccomp`: no filter.
     #[serde(default)]
     pub default_seccomp: bool,
+    /// The OCI runtime that makes and runs the container; absent: our own, inside the shim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<ForeignRuntime>,
     /// Standard input.
     pub stdin: Stdin,
     /// Where output is recorded.
@@ -74,6 +77,16 @@ pub struct Bootstrap {
     /// Clients attached before the first byte; one descriptor (unix stream socket) each, in this order.
     #[serde(default)]
     pub attach: Vec<Attach>,
+}
+
+/// A program with runc's command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignRuntime {
+    /// Absolute.
+    pub path: PathBuf,
+    /// Before everything else on its command line.
+    #[serde(default)]
+    pub args: Vec<String>,
 }
 
 /// Source of the root file system.

@@ -15,11 +15,12 @@ use corten_base::fs::{Durability, replace};
 use corten_base::{Id, Kind};
 use corten_net::Upstream;
 use corten_runtime::client::{Shim, ShimError};
-use corten_wire::shim::{self, Attach, Bootstrap, Logging, Rootfs, Started, Stdin, UserSpec};
+use corten_wire::shim::{self, Attach, Bootstrap, ForeignRuntime, Logging, Rootfs, Started, Stdin, UserSpec};
 use serde::{Deserialize, Serialize};
 
 use super::network;
 use super::phase::Exit;
+use crate::config::{BUILT_IN_RUNTIMES, EngineConfig};
 use crate::error::{Error, Result, conflict, invalid, not_found};
 use crate::failpoint::failpoint;
 use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, StateRecord};
@@ -274,6 +275,7 @@ fn start(
         user: Some(UserSpec { user: c.user.clone(), group_add: h.group_add.clone().unwrap_or_default() }),
         init: h.init.unwrap_or(shared.config.init),
         default_seccomp: built.default_seccomp,
+        runtime: foreign_runtime(&shared.config, &h.runtime)?,
         stdin: Stdin { open: c.open_stdin, once: c.stdin_once },
         logging: logging(shared, record)?,
         attach: wants,
@@ -291,6 +293,39 @@ fn start(
             text: format!("failed to create task for container: {}", crate::error::chain(&other)),
         },
     })
+}
+
+/// The program of a runtime that is not ours.
+fn foreign_runtime(daemon: &EngineConfig, name: &str) -> Result<Option<ForeignRuntime>> {
+    if name.is_empty() || BUILT_IN_RUNTIMES.contains(&name) {
+        return Ok(None);
+    }
+    // It was known when the container was made.
+    let runtime = daemon
+        .runtimes
+        .get(name)
+        .ok_or_else(|| invalid(format!("unknown or invalid runtime name: {name}")))?;
+    let path = find_program(&runtime.path).ok_or_else(|| Error::Start {
+        text: format!(
+            "failed to create task for container: failed to create shim task: OCI runtime create failed: \
+             exec: {:?}: executable file not found in $PATH",
+            runtime.path
+        ),
+        exit_code: 127,
+    })?;
+    Ok(Some(ForeignRuntime { path, args: runtime.args.clone() }))
+}
+
+/// A path as it is, a name in `PATH`.
+fn find_program(name: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    if name.contains('/') {
+        return std::path::absolute(name).ok();
+    }
+    let is_program =
+        |p: &PathBuf| std::fs::metadata(p).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(is_program)
 }
 
 fn logging(shared: &Shared, record: &ContainerRecord) -> Result<Logging> {

@@ -52,7 +52,7 @@ impl Engine {
         if config.network_disabled {
             host_config.network_mode = "none".into();
         }
-        let warnings = validate::host_config(&host_config, &self.shared.host)?;
+        let warnings = validate::host_config(&host_config, &self.shared.host, &self.shared.config)?;
         let networks = self.named(wanted_networks(&host_config.network_mode, networking_config)?);
         check_endpoints(&self.shared, &networks)?;
         if config.image.is_empty() {
@@ -78,7 +78,7 @@ impl Engine {
         host_config: corten_wire::api::host_config::HostConfig,
     ) -> Result<Container> {
         let config = validate::config(config)?;
-        validate::host_config(&host_config, &self.shared.host)?;
+        validate::host_config(&host_config, &self.shared.host, &self.shared.config)?;
         let config = merge::config(config, &oci_image::ContainerConfig::default())?;
         let networks = wanted_networks(&host_config.network_mode, NetworkingConfig::default())?;
         let host = merge::host_config(host_config, &self.shared.config, self.shared.host.cgroup_v2);

@@ -73,9 +73,9 @@ pub(super) fn prepare(plan: &Plan<'_>) -> Result<Prepared, StepError> {
     Ok(made)
 }
 
-fn attach_root(plan: &Plan<'_>) -> Result<OwnedFd, StepError> {
-    let fail = |e: io::Error| StepError::os("rootfs", "error preparing rootfs", &e);
-    let tree = match plan.rootfs {
+/// The root file system, detached. `scratch` is a place to mount at where the kernel cannot do without.
+pub(crate) fn tree(rootfs: &Rootfs, scratch: &Path) -> io::Result<OwnedFd> {
+    match rootfs {
         Rootfs::Path(path) => mount::bind(path, true),
         Rootfs::Overlay { lowers, upper: Some(upper), .. } if lowers.is_empty() => mount::bind(upper, false),
         Rootfs::Overlay { lowers, upper: None, .. } if lowers.len() == 1 => mount::bind(&lowers[0], false),
@@ -83,13 +83,17 @@ fn attach_root(plan: &Plan<'_>) -> Result<OwnedFd, StepError> {
             let layers = Overlay { lowers: lowers.clone(), upper: upper.clone(), work: work.clone() };
             match mount::overlay(&layers) {
                 Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                    mount::overlay_at(&layers, plan.scratch).and_then(|()| mount::bind(plan.scratch, false))
+                    mount::overlay_at(&layers, scratch).and_then(|()| mount::bind(scratch, false))
                 }
                 other => other,
             }
         }
     }
-    .map_err(fail)?;
+}
+
+fn attach_root(plan: &Plan<'_>) -> Result<OwnedFd, StepError> {
+    let fail = |e: io::Error| StepError::os("rootfs", "error preparing rootfs", &e);
+    let tree = tree(plan.rootfs, plan.scratch).map_err(fail)?;
     let change = Change { propagation: Some(Propagation::Private), ..Change::default() };
     mount::change(tree.as_fd(), change, true).map_err(fail)?;
     match plan.rootfs {

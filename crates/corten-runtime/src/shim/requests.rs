@@ -8,20 +8,16 @@ use corten_wire::oci_runtime::{Capabilities, ConsoleSize, Process};
 use corten_wire::shim::{Attach, Call, ExecSpec, Fault, Message, Notice, Reply, Request, ShimState, VERSION};
 
 use super::attached::Attached;
+use super::runtime::{Further, fault};
 use super::{Exec, Shim};
 use crate::channel::{self, Received};
-use crate::container::{self, ExecPlan, Stdio};
-use crate::fault::Way;
+use crate::container::Stdio;
 use crate::spec::ALL_CAPABILITIES;
 
 /// Daemons at a time; a restarting one overlaps with its successor at most.
 pub(super) const MAX_CONNECTIONS: usize = 8;
 /// Clients and execs at a time.
 const MAX_CLIENTS: usize = 256;
-
-fn fault(kind: Kind, step: &str, message: impl Into<String>) -> Fault {
-    Fault { kind, step: step.into(), errno: None, exit_code: 128, message: message.into() }
-}
 
 type Answer = Result<(Reply, Vec<OwnedFd>), Fault>;
 
@@ -86,14 +82,7 @@ impl Shim {
             Call::Resize { exec, size } => self.resize(exec.as_deref(), size),
             Call::Attach(wants) => self.attach(wants, fds.pop()),
             Call::Update(resources) => {
-                let updated = self.cgroup.update(&resources);
-                updated.map_err(|e| {
-                    fault(
-                        e.kind(),
-                        "update",
-                        format!("runc did not terminate successfully: exit status 1: {e}"),
-                    )
-                })?;
+                self.runtime.update(&resources)?;
                 done()
             }
             Call::ReopenLogs => {
@@ -123,15 +112,9 @@ impl Shim {
         if self.exit.is_some() {
             return done();
         }
-        if all {
-            self.cgroup.kill_all(signal);
-        } else if let Err(e) = process::signal(self.init.pidfd.as_fd(), signal)
-            && e.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error())
-        {
-            return Err(fault(Kind::InvalidArgument, "kill", crate::fault::errno_text(&e)));
-        }
+        self.runtime.kill(&self.init, signal, all)?;
         // A frozen process does not even die.
-        if signal == 9 && self.paused && self.cgroup.set_frozen(false).is_ok() {
+        if signal == 9 && self.paused && self.runtime.freeze(false).is_ok() {
             self.paused = false;
         }
         done()
@@ -147,7 +130,7 @@ impl Shim {
             };
         }
         if self.paused != frozen {
-            self.cgroup.set_frozen(frozen).map_err(|e| fault(Kind::Internal, "pause", e.to_string()))?;
+            self.runtime.freeze(frozen)?;
             self.paused = frozen;
         }
         done()
@@ -193,16 +176,8 @@ impl Shim {
         }
         let process = self.process_of(&spec);
         let user = spec.user.as_ref().or(self.for_exec.user.as_ref());
-        let plan = ExecPlan {
-            process: &process,
-            user,
-            seccomp: self.for_exec.seccomp.as_ref(),
-            cgroup: &self.cgroup,
-            init: self.init.pidfd.as_fd(),
-            stdin: spec.stdin,
-            alone: None,
-        };
-        let launched = container::exec(&plan).map_err(|e| e.into_fault(Way::Exec))?;
+        let further = Further { process: &process, user, stdin: spec.stdin };
+        let launched = self.runtime.exec(&self.init, &further)?;
         let pid = launched.child.pid;
         let mut exec = Exec { id: spec.id, child: launched.child, master: None };
         let fds = match launched.stdio {

@@ -5,19 +5,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use corten_base::time::now_ns;
 use corten_sys::signal::SignalFd;
 use corten_sys::{caps, process, seqpacket};
-use corten_wire::oci_runtime::{NamespaceKind, Process, Resources};
+use corten_wire::oci_runtime::NamespaceKind;
 use corten_wire::shim::{
     Bootstrap, BootstrapReply, Fault, SHIM_NAME, SOCKET_NAME, ShimRecord, Started, VERSION,
 };
 
 use super::attached::Attached;
+use super::foreign::Foreign;
 use super::log::Log;
+use super::runtime::{BuiltIn, OciRuntime};
 use super::{Connection, ForExec, Input, Shim, io};
 use crate::cgroup::Cgroup;
 use crate::channel::{self, Received};
-use crate::container::{self, Plan, Stdio};
+use crate::container::{Launched, Stdio};
 use crate::fault::{StepError, Way};
-use crate::seccomp::{self, Program};
 
 /// Runs a shim on the socket that is descriptor 0; the program's exit code.
 #[must_use]
@@ -63,19 +64,6 @@ fn wrong(text: &str) -> Fault {
     StepError::new("bootstrap", text).into_fault(Way::Create)
 }
 
-fn filter(bootstrap: &Bootstrap, process: &Process) -> Result<Option<Program>, seccomp::SeccompError> {
-    let given = bootstrap.spec.linux.as_ref().and_then(|l| l.seccomp.as_ref());
-    match (given, bootstrap.default_seccomp) {
-        (Some(given), _) => seccomp::compile(given).map(Some),
-        (None, false) => Ok(None),
-        (None, true) => {
-            let none = Vec::new();
-            let names = process.capabilities.as_ref().map_or(&none, |c| &c.bounding);
-            seccomp::compile(&seccomp::default::profile(names)).map(Some)
-        }
-    }
-}
-
 fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shim, Fault> {
     if bootstrap.version < VERSION || bootstrap.version > VERSION + 2 {
         return Err(wrong("the daemon and the shim are of different versions"));
@@ -88,8 +76,6 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shi
         return Err(wrong("one stream is needed for each attached client"));
     }
     let fail = |e: StepError| e.into_fault(Way::Create);
-    let seccomp = filter(&bootstrap, &process)
-        .map_err(|e| fail(StepError::new("seccomp", format!("unable to init seccomp: {e}"))))?;
     let log = Log::open(&bootstrap.logging).map_err(|e| {
         let path = bootstrap.logging.path.display();
         fail(StepError {
@@ -103,26 +89,14 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shi
     let cgroup = Cgroup::at(linux.cgroups_path.as_deref().unwrap_or(&default_path)).map_err(group)?;
     let signals = SignalFd::of(&[rustix::process::Signal::CHILD.as_raw()])
         .map_err(|e| fail(StepError::os("signals", "signalfd", &e)))?;
-    let plan = Plan {
-        spec: &bootstrap.spec,
-        process: &process,
-        rootfs: &bootstrap.rootfs,
-        scratch: &bootstrap.dir,
-        user: bootstrap.user.as_ref(),
-        init: bootstrap.init,
-        seccomp: seccomp.as_ref(),
-        cgroup: &cgroup,
-        stdin: bootstrap.stdin.open,
-        alone: None,
-    };
-    let none = Resources::default();
-    let created = cgroup.create(linux.resources.as_ref().unwrap_or(&none)).map_err(group);
-    let launched = created.and_then(|()| container::launch(&plan).map_err(fail));
-    let launched = match launched {
-        Ok(launched) => launched,
-        Err(fault) => {
-            cgroup.destroy().ok();
-            return Err(fault);
+    let (runtime, launched): (Box<dyn OciRuntime>, Launched) = match &bootstrap.runtime {
+        None => {
+            let (runtime, launched) = BuiltIn::create(&bootstrap, &process, &cgroup)?;
+            (Box::new(runtime), launched)
+        }
+        Some(program) => {
+            let (runtime, launched) = Foreign::create(&bootstrap, &process, program, &cgroup)?;
+            (Box::new(runtime), launched)
         }
     };
     let started_at = i64::try_from(now_ns()).unwrap_or(i64::MAX);
@@ -140,6 +114,7 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shi
     let oom = cgroup.oom_events();
     Ok(Shim {
         dir: bootstrap.dir,
+        runtime,
         own_pids,
         init: launched.child,
         started,
@@ -151,7 +126,7 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shi
         input: Input { config: bootstrap.stdin, pipe, pending: Vec::new(), closing: false },
         clients: bootstrap.attach.into_iter().zip(fds).map(|(wants, fd)| Attached::new(wants, fd)).collect(),
         log,
-        for_exec: ForExec { process, user: bootstrap.user, seccomp },
+        for_exec: ForExec { process, user: bootstrap.user },
         execs: Vec::new(),
         oom,
         oom_kills: 0,

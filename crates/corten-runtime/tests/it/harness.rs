@@ -90,6 +90,7 @@ impl Fixture {
             user: Some(UserSpec::default()),
             init: false,
             default_seccomp: built.default_seccomp,
+            runtime: None,
             stdin: Stdin::default(),
             logging: Logging {
                 driver: LogDriver::JsonFile,

@@ -1,5 +1,7 @@
 //! Settings, checked and made into what each part of the daemon wants to know.
 
+mod runtimes;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -66,7 +68,6 @@ impl Config {
     pub(crate) fn new(s: &Settings) -> Result<Self, SettingsError> {
         s.refuse_unsupported()?;
         one_of(s, "storage-driver", &["overlayfs", "overlay2"])?;
-        one_of(s, "default-runtime", &["runc", "io.containerd.runc.v2", "corten"])?;
         one_of(s, "firewall-backend", &["nftables"])?;
         one_of(s, "log-format", &["text"])?;
         one_of(s, "log-level", &["trace", "debug", "info", "warn", "error", "fatal"])?;
@@ -173,6 +174,7 @@ fn engine(s: &Settings, root: PathBuf, exec_root: PathBuf) -> Result<EngineConfi
         e.shm_size = units::ram_in_bytes(size).ok_or_else(|| wrong(format!("invalid size: '{size}'")))?;
     }
     e.init = s.bool_or("init", false);
+    runtimes::apply(s, &mut e)?;
     e.dns = s.list("dns").to_vec();
     if let Some(bad) = e.dns.iter().find(|d| d.parse::<std::net::IpAddr>().is_err()) {
         return Err(wrong(format!("{bad} is not an ip address")));

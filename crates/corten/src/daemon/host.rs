@@ -148,11 +148,8 @@ fn info(config: &Config, kernel: String, machine: String) -> anyhow::Result<Info
         labels: config.labels.clone(),
         experimental_build: config.experimental,
         server_version: ENGINE_VERSION.to_owned(),
-        runtimes: BTreeMap::from([
-            ("io.containerd.runc.v2".to_owned(), runtime.clone()),
-            ("runc".to_owned(), runtime),
-        ]),
-        default_runtime: "runc".to_owned(),
+        runtimes: runtimes(config, &runtime),
+        default_runtime: config.engine.default_runtime.clone(),
         swarm: SwarmInfo { local_node_state: "inactive".to_owned(), ..SwarmInfo::default() },
         live_restore_enabled: config.engine.live_restore,
         init_binary: "corten-runtime".to_owned(),
@@ -172,6 +169,15 @@ fn info(config: &Config, kernel: String, machine: String) -> anyhow::Result<Info
         warnings: Some(warnings(config, &cgroups)),
         ..Info::default()
     })
+}
+
+fn runtimes(config: &Config, built_in: &Runtime) -> BTreeMap<String, Runtime> {
+    let own = ["io.containerd.runc.v2", "runc"].map(|name| (name.to_owned(), built_in.clone()));
+    let added = config.engine.runtimes.iter().map(|(name, r)| {
+        let shown = Runtime { path: r.path.clone(), runtime_args: r.args.clone(), status: TextMap::new() };
+        (name.clone(), shown)
+    });
+    own.into_iter().chain(added).collect()
 }
 
 fn warnings(config: &Config, cgroups: &Cgroups) -> Vec<String> {

@@ -91,7 +91,9 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("no-new-privileges", Bool, "Default of the security option of this name"),
     flag("seccomp-profile", Text, "File with the default seccomp profile, builtin, or unconfined"),
     flag("exec-opt", List, "native.cgroupdriver=cgroupfs, native.cgroup-favordynmods=true").key("exec-opts"),
-    flag("default-runtime", Text, "runc (which stands for the built-in runtime)"),
+    flag("default-runtime", Text, "Runtime of containers that name none (default runc: the built-in one)"),
+    flag("add-runtime", List, "name=path: a program with runc's command line").key(""),
+    Flag { long: "", short: None, key: "runtimes", kind: Json, help: "see --add-runtime" },
     flag("storage-driver", Text, "overlayfs").short('s'),
     // networks
     flag("bridge", Text, "Name of the default bridge; none for no default network").short('b'),
@@ -146,8 +148,6 @@ pub(crate) static OPTIONS: &[Flag] = &[
     Flag { long: "", short: None, key: "features", kind: Json, help: "containerd-snapshotter, buildkit" },
     // known, and refused
     flag("userns-remap", Text, ""),
-    flag("add-runtime", List, "").key(""),
-    Flag { long: "", short: None, key: "runtimes", kind: Json, help: "" },
     flag("authorization-plugin", List, "").key("authorization-plugins"),
     flag("selinux-enabled", Bool, ""),
     flag("storage-opt", List, "").key("storage-opts"),

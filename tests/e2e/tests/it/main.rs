@@ -11,7 +11,5 @@ mod lifecycle;
 mod logs;
 mod network;
 mod registry;
+mod runtimes;
 mod soak;
-mod streams;
-mod system;
-mod volumes;

@@ -1,0 +1,150 @@
+//! What the shim asks of an OCI runtime, and our own as the first answer to it.
+//!
+//! ```text
+//!   create ──▶ the program runs; its first process is the shim's child, its streams are the shim's
+//!     exec, kill, freeze, update     any number, while it runs
+//!   delete                           once, after the first process has been reaped
+//! ```
+//!
+//! [`BuiltIn`] does it in the shim itself; [`super::foreign::Foreign`] runs a program with runc's command line.
+
+use std::os::fd::AsFd;
+
+use corten_base::Kind;
+use corten_sys::process::{self, Child};
+use corten_wire::oci_runtime::{Process, Resources};
+use corten_wire::shim::{Bootstrap, Fault, UserSpec};
+
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::container::{self, ExecPlan, Launched, Plan};
+use crate::fault::{StepError, Way, errno_text};
+use crate::seccomp::{self, Program};
+
+/// A further process, as the daemon wants it.
+#[derive(Debug)]
+pub(super) struct Further<'a> {
+    pub(super) process: &'a Process,
+    pub(super) user: Option<&'a UserSpec>,
+    /// A pipe instead of `/dev/null`.
+    pub(super) stdin: bool,
+}
+
+/// Runs one container. Every failure is in Docker's words already.
+pub(super) trait OciRuntime: std::fmt::Debug {
+    /// Starts a further process; it becomes the shim's child.
+    fn exec(&mut self, init: &Child, wanted: &Further<'_>) -> Result<Launched, Fault>;
+    /// Sends a signal to the first process, or to all. That there is none left is a success.
+    fn kill(&mut self, init: &Child, signal: i32, all: bool) -> Result<(), Fault>;
+    /// Suspends all processes, or lets them go on.
+    fn freeze(&mut self, frozen: bool) -> Result<(), Fault>;
+    /// Changes limits.
+    fn update(&mut self, resources: &Resources) -> Result<(), Fault>;
+    /// The first process has ended: whatever is left goes.
+    fn delete(&mut self);
+}
+
+pub(super) fn fault(kind: Kind, step: &str, message: impl Into<String>) -> Fault {
+    Fault { kind, step: step.into(), errno: None, exit_code: 128, message: message.into() }
+}
+
+/// The runtime that is part of the shim: nothing is executed but the container's own programs.
+#[derive(Debug)]
+pub(super) struct BuiltIn {
+    cgroup: Cgroup,
+    seccomp: Option<Program>,
+}
+
+impl BuiltIn {
+    /// Makes the container and starts its program; on failure nothing is left.
+    pub(super) fn create(
+        bootstrap: &Bootstrap,
+        process: &Process,
+        cgroup: &Cgroup,
+    ) -> Result<(Self, Launched), Fault> {
+        let fail = |e: StepError| e.into_fault(Way::Create);
+        let seccomp = filter(bootstrap, process)
+            .map_err(|e| fail(StepError::new("seccomp", format!("unable to init seccomp: {e}"))))?;
+        let plan = Plan {
+            spec: &bootstrap.spec,
+            process,
+            rootfs: &bootstrap.rootfs,
+            scratch: &bootstrap.dir,
+            user: bootstrap.user.as_ref(),
+            init: bootstrap.init,
+            seccomp: seccomp.as_ref(),
+            cgroup,
+            stdin: bootstrap.stdin.open,
+            alone: None,
+        };
+        let none = Resources::default();
+        let resources = bootstrap.spec.linux.as_ref().and_then(|l| l.resources.as_ref()).unwrap_or(&none);
+        let created = cgroup.create(resources).map_err(|e| fail(group(&e)));
+        match created.and_then(|()| container::launch(&plan).map_err(fail)) {
+            Ok(launched) => Ok((Self { cgroup: cgroup.clone(), seccomp }, launched)),
+            Err(fault) => {
+                cgroup.destroy().ok();
+                Err(fault)
+            }
+        }
+    }
+}
+
+fn group(e: &CgroupError) -> StepError {
+    StepError::new("cgroup", e.to_string())
+}
+
+fn filter(bootstrap: &Bootstrap, process: &Process) -> Result<Option<Program>, seccomp::SeccompError> {
+    let given = bootstrap.spec.linux.as_ref().and_then(|l| l.seccomp.as_ref());
+    match (given, bootstrap.default_seccomp) {
+        (Some(given), _) => seccomp::compile(given).map(Some),
+        (None, false) => Ok(None),
+        (None, true) => {
+            let none = Vec::new();
+            let names = process.capabilities.as_ref().map_or(&none, |c| &c.bounding);
+            seccomp::compile(&seccomp::default::profile(names)).map(Some)
+        }
+    }
+}
+
+impl OciRuntime for BuiltIn {
+    fn exec(&mut self, init: &Child, wanted: &Further<'_>) -> Result<Launched, Fault> {
+        let plan = ExecPlan {
+            process: wanted.process,
+            user: wanted.user,
+            seccomp: self.seccomp.as_ref(),
+            cgroup: &self.cgroup,
+            init: init.pidfd.as_fd(),
+            stdin: wanted.stdin,
+            alone: None,
+        };
+        container::exec(&plan).map_err(|e| e.into_fault(Way::Exec))
+    }
+
+    fn kill(&mut self, init: &Child, signal: i32, all: bool) -> Result<(), Fault> {
+        if all {
+            self.cgroup.kill_all(signal);
+            return Ok(());
+        }
+        match process::signal(init.pidfd.as_fd(), signal) {
+            Err(e) if e.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                Err(fault(Kind::InvalidArgument, "kill", errno_text(&e)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn freeze(&mut self, frozen: bool) -> Result<(), Fault> {
+        self.cgroup.set_frozen(frozen).map_err(|e| fault(Kind::Internal, "pause", e.to_string()))
+    }
+
+    fn update(&mut self, resources: &Resources) -> Result<(), Fault> {
+        self.cgroup.update(resources).map_err(|e| {
+            let text = format!("runc did not terminate successfully: exit status 1: {e}");
+            fault(e.kind(), "update", text)
+        })
+    }
+
+    fn delete(&mut self) {
+        self.cgroup.destroy().ok();
+    }
+}
