@@ -128,6 +128,7 @@ pub(crate) fn assemble(
             fstype: "bind".into(),
             source: source.display().to_string(),
             options: ["bind", "rprivate", "nosuid", "noexec", "nodev"].map(str::to_owned).to_vec(),
+            ..Mount::default()
         });
     }
     if around.mount_files {
@@ -167,6 +168,7 @@ pub(crate) fn assemble(
         masked_paths: h.masked_paths.as_ref().map(|p| p.iter().map(PathBuf::from).collect()),
         readonly_paths: h.readonly_paths.as_ref().map(|p| p.iter().map(PathBuf::from).collect()),
         annotations: h.annotations.clone(),
+        ..SpecInput::default()
     };
     build(input).map_err(|e| Error::Refused { kind: e.kind(), text: e.to_string() })
 }
@@ -266,6 +268,7 @@ fn user_mount(m: &MountRecord) -> Mount {
             fstype: "tmpfs".into(),
             source: "tmpfs".into(),
             options: m.tmpfs.clone(),
+            ..Mount::default()
         };
     }
     let source = match m.subpath.as_str() {
@@ -278,7 +281,13 @@ fn user_mount(m: &MountRecord) -> Mount {
         options.push(if m.read_only_non_recursive || m.non_recursive { "ro".into() } else { "rro".into() });
     }
     options.push(if m.propagation.is_empty() { "rprivate".into() } else { m.propagation.clone() });
-    Mount { destination: m.destination.clone().into(), fstype: "bind".into(), source, options }
+    Mount {
+        destination: m.destination.clone().into(),
+        fstype: "bind".into(),
+        source,
+        options,
+        ..Mount::default()
+    }
 }
 
 /// `/etc/resolv.conf`, `/etc/hostname`, `/etc/hosts`, unless the user mounts something there.
@@ -293,7 +302,7 @@ fn generated(mounts: &mut Vec<Mount>, around: &Surroundings, readonly: bool) {
             options.push("ro".into());
         }
         let source = around.files.join(name).display().to_string();
-        mounts.push(Mount { destination, fstype: "bind".into(), source, options });
+        mounts.push(Mount { destination, fstype: "bind".into(), source, options, ..Mount::default() });
     }
 }
 

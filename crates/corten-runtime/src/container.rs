@@ -21,21 +21,25 @@ mod become_program;
 mod copy_up;
 mod devices;
 pub(crate) mod hooks;
+mod namespaces;
 mod options;
 mod rootfs;
 mod setup;
+mod sources;
+mod stage;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use corten_sys::process::{self, Child, namespace};
 use corten_sys::seqpacket;
-use corten_wire::oci_runtime::{ConsoleSize, Hooks, NamespaceKind, Process, Spec, State};
+use corten_wire::oci_runtime::{ConsoleSize, Hooks, Process, Spec, State};
 use corten_wire::shim::{Rootfs, UserSpec};
 
 use crate::cgroup::Cgroup;
 use crate::fault::StepError;
 use crate::seccomp::Program;
-pub(crate) use rootfs::tree as rootfs_tree;
+use namespaces::{Namespaces, differs, own_pid_namespace, restore_pid};
+pub(crate) use sources::root as rootfs_tree;
 
 /// What a new container is made from.
 #[derive(Debug)]
@@ -90,6 +94,8 @@ pub(crate) struct ExecPlan<'a> {
     pub(crate) cgroup: &'a Cgroup,
     /// The container's init.
     pub(crate) init: BorrowedFd<'a>,
+    /// Its number.
+    pub(crate) init_pid: i32,
     pub(crate) stdin: bool,
     pub(crate) alone: Option<&'a Alone<'a>>,
 }
@@ -136,6 +142,8 @@ mod report {
     pub(super) const HOOKS: u8 = b'H';
     /// It waits at its door.
     pub(super) const READY: u8 = b'R';
+    /// The stage has made the first process: its number, and a descriptor of it.
+    pub(super) const BORN: u8 = b'B';
 }
 
 const MAX_REPORT: usize = 16 * 1024;
@@ -147,15 +155,24 @@ pub(crate) fn launch(plan: &Plan<'_>) -> Result<Launched, StepError> {
     let members = plan.cgroup.membership_files().map_err(group_error)?;
     let into = plan.cgroup.directory().map_err(group_error)?;
     let (report, child_report) = seqpacket::pair().map_err(|e| StepError::os("socket", "socketpair", &e))?;
-    let restore = namespaces.enter_pid()?;
-    let child = process::clone_process(namespaces.new, into.as_ref().map(AsFd::as_fd), || {
-        setup::in_child(child_report.as_fd(), || {
-            setup::container(plan, &namespaces, theirs, child_report.as_fd())
-        })
-    });
-    restore_pid(restore)?;
-    let child = child.map_err(|e| StepError::os("clone", "clone3", &e))?;
-    drop(child_report);
+    let into = into.as_ref().map(AsFd::as_fd);
+    let first = |sources, socket: BorrowedFd<'_>| {
+        setup::in_child(socket, || setup::container(plan, &namespaces, sources, theirs, socket))
+    };
+    let child = if namespaces.staged() {
+        let reports = (child_report, report.as_fd());
+        let child = stage::clone(plan, &namespaces, into, reports, |s, socket| first(Some(s), socket))?;
+        if namespaces.user.is_some() {
+            favours(&child, child.pid, plan.process, ours.as_ref())?;
+        }
+        child
+    } else {
+        let restore = namespaces.enter_pid()?;
+        let child = process::clone_process(namespaces.new, into, || first(None, child_report.as_fd()));
+        restore_pid(restore)?;
+        drop(child_report);
+        child.map_err(|e| StepError::os("clone", "clone3", &e))?
+    };
     join(&child, &members, report.as_fd())?;
     finish(child, ours, report.as_fd(), plan.alone)
 }
@@ -174,8 +191,26 @@ pub(crate) fn exec(plan: &ExecPlan<'_>) -> Result<Launched, StepError> {
     restore_pid(Some(restore))?;
     let child = child.map_err(|e| StepError::os("clone", "clone3", &e))?;
     drop(child_report);
+    if differs(plan.init_pid, "user") {
+        favours(&child, plan.init_pid, plan.process, ours.as_ref())?;
+    }
     join(&child, &members, report.as_fd())?;
     finish(child, ours, report.as_fd(), plan.alone)
+}
+
+/// Does for a process of another user namespace what it may not do itself. `owners` is a process whose mappings say
+/// who its root is.
+fn favours(child: &Child, owners: i32, process: &Process, ours: Option<&Stdio>) -> Result<(), StepError> {
+    let streams = match ours {
+        Some(Stdio::Pipes { stdin, stdout, stderr }) => {
+            stdin.iter().chain([stdout, stderr]).map(AsFd::as_fd).collect()
+        }
+        Some(Stdio::Inherited) => {
+            vec![rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]
+        }
+        Some(Stdio::Terminal { .. }) | None => Vec::new(),
+    };
+    stage::favours(child.pid, owners, process, &streams).map_err(|e| abandon(child, e))
 }
 
 fn group_error(e: crate::cgroup::CgroupError) -> StepError {
@@ -290,77 +325,4 @@ pub(crate) fn streams(
     let (stderr, child_err) = pipe()?;
     let theirs = ChildStdio::Pipes { stdin: child_in, stdout: child_out, stderr: child_err };
     Ok((Some(Stdio::Pipes { stdin, stdout, stderr }), theirs))
-}
-
-/// Which namespaces a container gets.
-#[derive(Debug, Default)]
-struct Namespaces {
-    /// `CLONE_NEW…` bits.
-    new: u64,
-    /// A new view of the control groups, made after they were joined.
-    cgroup: bool,
-    /// To be entered by the child.
-    join: Vec<(OwnedFd, u64)>,
-    /// To be entered by us before the clone.
-    pid: Option<OwnedFd>,
-}
-
-impl Namespaces {
-    fn of(spec: &Spec) -> Result<Self, StepError> {
-        let mut all = Self::default();
-        for ns in spec.linux.iter().flat_map(|l| &l.namespaces) {
-            let bit = match ns.kind {
-                NamespaceKind::Pid => namespace::PID,
-                NamespaceKind::Network => namespace::NET,
-                NamespaceKind::Mount => namespace::MOUNT,
-                NamespaceKind::Ipc => namespace::IPC,
-                NamespaceKind::Uts => namespace::UTS,
-                NamespaceKind::Cgroup => namespace::CGROUP,
-                NamespaceKind::User | NamespaceKind::Time => {
-                    return Err(StepError::new(
-                        "namespace",
-                        format!("{:?} namespaces are not supported", ns.kind),
-                    ));
-                }
-            };
-            let Some(path) = &ns.path else {
-                if bit == namespace::CGROUP {
-                    all.cgroup = true
-                } else {
-                    all.new |= bit
-                }
-                continue;
-            };
-            if bit == namespace::MOUNT {
-                return Err(StepError::new("namespace", "joining a mount namespace is not supported"));
-            }
-            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-            let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
-                .map_err(|e| StepError::os("namespace", format!("open {}", path.display()), &e.into()))?;
-            if bit == namespace::PID { all.pid = Some(fd) } else { all.join.push((fd, bit)) }
-        }
-        if all.new & namespace::MOUNT == 0 {
-            return Err(StepError::new("namespace", "a container needs a mount namespace of its own"));
-        }
-        Ok(all)
-    }
-
-    /// Lets our next child be born in another PID namespace; gives the descriptor to come back with.
-    fn enter_pid(&self) -> Result<Option<OwnedFd>, StepError> {
-        let Some(pid) = &self.pid else { return Ok(None) };
-        let own = own_pid_namespace()?;
-        process::enter(pid.as_fd(), namespace::PID).map_err(|e| StepError::os("setns", "setns pid", &e))?;
-        Ok(Some(own))
-    }
-}
-
-fn own_pid_namespace() -> Result<OwnedFd, StepError> {
-    let own = std::fs::File::open("/proc/self/ns/pid");
-    own.map(Into::into).map_err(|e| StepError::os("setns", "open own pid namespace", &e))
-}
-
-fn restore_pid(own: Option<OwnedFd>) -> Result<(), StepError> {
-    let Some(own) = own else { return Ok(()) };
-    process::enter(own.as_fd(), namespace::PID)
-        .map_err(|e| StepError::os("setns", "return to own pid namespace", &e))
 }

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 
 use corten_base::Kind;
 use corten_wire::oci_runtime::{
-    Capabilities, ConsoleSize, DeviceRule, Linux, Mount, Namespace, NamespaceKind, Process, Resources,
-    Rlimit, Root, Spec,
+    Capabilities, ConsoleSize, DeviceRule, IdMapping, Linux, Mount, Namespace, NamespaceKind, Process,
+    Resources, Rlimit, Root, Spec,
 };
 
 /// What distinguishes one container from another, in plain terms.
@@ -58,6 +58,11 @@ pub struct SpecInput {
     pub shm: Shm,
     /// Namespaces; the mount namespace is always new.
     pub namespaces: Namespaces,
+    /// Users of a user namespace of its own; empty leaves it in the engine's. The root file system then belongs to
+    /// the ids inside ([`corten_wire::shim::Bootstrap`]), binds that are to do so need the option `idmap`.
+    pub uid_mappings: Vec<IdMapping>,
+    /// Groups of it.
+    pub gid_mappings: Vec<IdMapping>,
     /// The network namespace is the container's own: set Docker's two default sysctls.
     pub private_network: bool,
     /// `/docker/<id>`.
@@ -207,8 +212,14 @@ pub fn build(input: SpecInput) -> Result<Built, SpecError> {
         None if input.privileged => Vec::new(),
         None => docker.iter().map(PathBuf::from).collect(),
     };
+    let mut all_namespaces = namespaces(&input.namespaces);
+    if !input.uid_mappings.is_empty() {
+        all_namespaces.push(Namespace { kind: NamespaceKind::User, path: None });
+    }
     let linux = Linux {
-        namespaces: namespaces(&input.namespaces),
+        namespaces: all_namespaces,
+        uid_mappings: input.uid_mappings.clone(),
+        gid_mappings: input.gid_mappings.clone(),
         devices: nodes,
         cgroups_path: Some(input.cgroup_path.clone()),
         resources: Some(resources),

@@ -71,8 +71,25 @@ pub fn change(mount: BorrowedFd<'_>, change: Change, recursive: bool) -> io::Res
         Some(Propagation::Slave) => libc::MS_SLAVE,
         Some(Propagation::Shared) => libc::MS_SHARED,
     };
-    let attributes =
-        libc::mount_attr { attr_set: change.set, attr_clr: change.clear, propagation, userns_fd: 0 };
+    set_attributes(
+        mount,
+        libc::mount_attr { attr_set: change.set, attr_clr: change.clear, propagation, userns_fd: 0 },
+        recursive,
+    )
+}
+
+/// Shows files of a detached mount with other owners: what the user namespace behind `users` maps an id of the file
+/// system to is who the file belongs to on this side.
+///
+/// # Errors
+/// Those of mount_setattr(2); `EINVAL` for a file system that cannot do it, or that is attached already.
+pub fn map_ids(mount: BorrowedFd<'_>, users: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+    let userns_fd = users.as_raw_fd() as u64;
+    let attr_set = libc::MOUNT_ATTR_IDMAP;
+    set_attributes(mount, libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd }, recursive)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attributes: libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a NUL-terminated constant, the struct lives during the call and its size is given.
     let result = unsafe {

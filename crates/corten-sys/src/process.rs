@@ -52,6 +52,8 @@ pub mod namespace {
     pub const CGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
     /// Users.
     pub const USER: u64 = libc::CLONE_NEWUSER as u64;
+    /// Monotonic clocks.
+    pub const TIME: u64 = 0x80;
 }
 
 /// libc has it as an int, which it does not fit into.
@@ -74,12 +76,29 @@ pub fn clone_process(
     cgroup: Option<BorrowedFd<'_>>,
     child: impl FnOnce() -> i32,
 ) -> io::Result<Child> {
+    clone_flags(namespaces, cgroup, child)
+}
+
+/// As [`clone_process`], but the new process is a child of this one's parent.
+///
+/// # Errors
+/// Those of clone3(2).
+pub fn clone_sibling(namespaces: u64, child: impl FnOnce() -> i32) -> io::Result<Child> {
+    clone_flags(namespaces | libc::CLONE_PARENT as u64, None, child)
+}
+
+fn clone_flags(
+    namespaces: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    child: impl FnOnce() -> i32,
+) -> io::Result<Child> {
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is a plain struct of integers for which all zeros is valid ("not used").
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = namespaces | libc::CLONE_PIDFD as u64;
     args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    // A sibling's is the one of its maker.
+    args.exit_signal = if namespaces & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
@@ -313,6 +332,16 @@ pub fn enter(fd: BorrowedFd<'_>, namespaces: u64) -> io::Result<()> {
     // SAFETY: the call takes two integers and touches no memory of the process.
     check(libc::c_long::from(unsafe { libc::setns(fd.as_raw_fd(), namespaces as libc::c_int) }))?;
     Ok(())
+}
+
+/// Lets this thread's files be made in the name of another user and group. Capabilities over files go with the
+/// user 0; who needs them sets them again.
+pub fn make_files_as(uid: u32, gid: u32) {
+    // SAFETY: both calls take an integer; they report nothing but the former value.
+    unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+    }
 }
 
 /// Marks every descriptor from `first` on close-on-exec.

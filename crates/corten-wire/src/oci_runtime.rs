@@ -12,6 +12,10 @@ fn is_false(v: &bool) -> bool {
     !*v
 }
 
+fn is_zero(v: &i32) -> bool {
+    *v == 0
+}
+
 /// `config.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -108,9 +112,15 @@ pub struct Mount {
     /// Path on the host for binds, a label otherwise.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub source: String,
-    /// As in fstab, plus `rro`, `rprivate`, `rslave`, `rshared`, `tmpcopyup`.
+    /// As in fstab, plus `rro`, `rprivate`, `rslave`, `rshared`, `tmpcopyup`, `idmap`, `ridmap`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+    /// Whose files users of the mount see as theirs; a bind mount's only.
+    #[serde(rename = "uidMappings", skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// The same of groups.
+    #[serde(rename = "gidMappings", skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
 }
 
 /// `process`.
@@ -150,6 +160,57 @@ pub struct Process {
     /// `/proc/self/oom_score_adj`; absent leaves it alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
+    /// Scheduling policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<Scheduler>,
+    /// Priority for block devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_priority: Option<IoPriority>,
+    /// Processors of a further process, before and after it joined its control groups.
+    #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
+    pub exec_cpu_affinity: Option<ExecCpuAffinity>,
+}
+
+/// `process.scheduler`, for sched_setattr(2).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scheduler {
+    /// `SCHED_OTHER`, `SCHED_FIFO`, …
+    pub policy: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub nice: i32,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub priority: i32,
+    /// `SCHED_FLAG_…`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+    /// Nanoseconds, as the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub period: Option<u64>,
+}
+
+/// `process.ioPriority`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IoPriority {
+    /// `IOPRIO_CLASS_RT`, `IOPRIO_CLASS_BE` or `IOPRIO_CLASS_IDLE`.
+    pub class: String,
+    /// 0 to 7, 0 is the highest.
+    pub priority: i32,
+}
+
+/// `process.execCPUAffinity`: lists of processors.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecCpuAffinity {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub initial: String,
+    #[serde(rename = "final", skip_serializing_if = "String::is_empty")]
+    pub last: String,
 }
 
 /// `process.consoleSize`.
@@ -218,6 +279,9 @@ pub struct Linux {
     /// Groups of the user namespace.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gid_mappings: Vec<IdMapping>,
+    /// By how much the clocks `monotonic` and `boottime` of a new time namespace differ.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub time_offsets: BTreeMap<String, TimeOffset>,
     /// Device nodes to make besides the standard ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
@@ -245,6 +309,57 @@ pub struct Linux {
     /// SELinux label of mounts.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mount_label: String,
+    /// Which kernel the program believes to run on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub personality: Option<Personality>,
+    /// Where the program's memory is taken from on a machine with several nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_policy: Option<MemoryPolicy>,
+    /// Network devices of the runtime's namespace that move into the container's, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub net_devices: BTreeMap<String, NetDevice>,
+}
+
+/// `linux.timeOffsets.…`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TimeOffset {
+    pub secs: i64,
+    pub nanosecs: u32,
+}
+
+/// `linux.personality`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Personality {
+    /// `LINUX` or `LINUX32`.
+    pub domain: String,
+    /// The specification defines none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+}
+
+/// `linux.memoryPolicy`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryPolicy {
+    /// `MPOL_BIND`, …
+    pub mode: String,
+    /// A list such as `0,2-3`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub nodes: String,
+    /// `MPOL_F_…`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+}
+
+/// `linux.netDevices.…`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetDevice {
+    /// Its name inside; empty keeps it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
 }
 
 /// `linux.namespaces[]`.
@@ -485,6 +600,12 @@ pub struct Seccomp {
     /// Rules.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub syscalls: Vec<SeccompRule>,
+    /// Unix socket of the one who answers `SCMP_ACT_NOTIFY`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener_path: Option<PathBuf>,
+    /// Told to the listener.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub listener_metadata: String,
 }
 
 /// `linux.seccomp.syscalls[]`.
@@ -516,6 +637,23 @@ pub struct SeccompArg {
     pub value_two: u64,
     /// `SCMP_CMP_EQ`, …
     pub op: String,
+}
+
+/// What the listener of a seccomp filter is told along with its descriptors.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerProcessState {
+    /// Version of the specification.
+    pub oci_version: String,
+    /// What each descriptor is: `seccompFd`.
+    pub fds: Vec<String>,
+    /// The process that the filter is for.
+    pub pid: i32,
+    /// From the configuration.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub metadata: String,
+    /// The container's.
+    pub state: State,
 }
 
 /// What `state` prints and hooks read.

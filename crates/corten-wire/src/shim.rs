@@ -56,7 +56,8 @@ pub struct Bootstrap {
     pub dir: PathBuf,
     /// What to run. `root.path` is not used, `root.readonly` is.
     pub spec: Box<Spec>,
-    /// Where the root file system comes from.
+    /// Where the root file system comes from. With a user namespace its files belong to the ids inside: an owner 0 on
+    /// disk is the container's root, and what that one makes has the owner 0 on disk.
     pub rootfs: Rootfs,
     /// Names to be looked up in the container's own passwd and group files; replaces `process.user`.
     pub user: Option<UserSpec>,

@@ -190,7 +190,7 @@ fn set_identity(identity: &Identity) -> Result<(), StepError> {
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(fail("setuid"))
 }
 
-fn resource(name: &str) -> Option<Resource> {
+pub(super) fn resource(name: &str) -> Option<Resource> {
     let name = name.strip_prefix("RLIMIT_").unwrap_or(name).to_ascii_uppercase();
     Some(match name.as_str() {
         "AS" => Resource::As,
@@ -213,13 +213,17 @@ fn resource(name: &str) -> Option<Resource> {
     })
 }
 
+/// As the kernel has it: all bits set is no limit.
+pub(super) fn limit_of(limit: &Rlimit) -> rustix::process::Rlimit {
+    let value = |v: u64| (v != u64::MAX).then_some(v);
+    rustix::process::Rlimit { current: value(limit.soft), maximum: value(limit.hard) }
+}
+
 fn set_limit(limit: &Rlimit) -> Result<(), StepError> {
     let Some(kind) = resource(&limit.kind) else {
         return Err(StepError::new("rlimit", format!("invalid rlimit type: {}", limit.kind)));
     };
-    let value = |v: u64| (v != u64::MAX).then_some(v);
-    let wanted = rustix::process::Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
-    rustix::process::setrlimit(kind, wanted)
+    rustix::process::setrlimit(kind, limit_of(limit))
         .map_err(|e| StepError::os("rlimit", format!("error setting rlimit {}", limit.kind), &e.into()))
 }
 

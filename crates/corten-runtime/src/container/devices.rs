@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use corten_sys::{mount, path};
 use corten_wire::oci_runtime::Device;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
+use rustix::io::Errno;
 
 use crate::fault::StepError;
 
@@ -22,7 +23,7 @@ const LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "ptmx"),
 ];
 
-fn failed(name: &Path) -> impl Fn(rustix::io::Errno) -> StepError {
+fn failed(name: &Path) -> impl Fn(Errno) -> StepError {
     let name = name.to_owned();
     move |e| StepError::os("device", format!("error creating device {}", name.display()), &e.into())
 }
@@ -35,7 +36,11 @@ pub(super) fn populate(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, extra: &[Devic
         if !given(&full) {
             let mode = Mode::from_raw_mode(0o666);
             let number = makedev(major as u32, minor as u32);
-            rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, number).map_err(failed(&full))?;
+            match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, number) {
+                Err(Errno::PERM) => bind(dev, Path::new(name), &full, FileType::CharacterDevice, number)
+                    .map_err(failed(&full))?,
+                other => other.map_err(failed(&full))?,
+            }
         }
     }
     for device in extra {
@@ -43,11 +48,39 @@ pub(super) fn populate(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, extra: &[Devic
     }
     for (target, name) in LINKS {
         match rustix::fs::symlinkat(target, dev, name) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(failed(Path::new(name))(e)),
         }
     }
     Ok(())
+}
+
+/// Shows the host's node, where the kernel lets nobody make one: in a user namespace.
+fn bind(parent: BorrowedFd<'_>, name: &Path, path: &Path, kind: FileType, number: u64) -> Result<(), Errno> {
+    let io = |e: io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
+    let is_it = |fd: &OwnedFd| {
+        rustix::fs::fstat(fd).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == kind && s.st_rdev == number)
+    };
+    let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let same = open(path).ok().filter(is_it);
+    let source = match same {
+        Some(fd) => fd,
+        None => {
+            named_by_kernel(kind, number).and_then(|p| open(&p).ok()).filter(is_it).ok_or(Errno::NOENT)?
+        }
+    };
+    let create = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    let target = rustix::fs::openat(parent, name, create, Mode::from_raw_mode(0o666))?;
+    let tree = mount::bind_fd(source.as_fd(), false).map_err(io)?;
+    mount::attach(tree.as_fd(), target.as_fd()).map_err(io)
+}
+
+/// Where the host has the device of a number.
+fn named_by_kernel(kind: FileType, number: u64) -> Option<PathBuf> {
+    let kind = if kind == FileType::BlockDevice { "block" } else { "char" };
+    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+    let facts = std::fs::read_to_string(format!("/sys/dev/{kind}/{major}:{minor}/uevent")).ok()?;
+    facts.lines().find_map(|l| l.strip_prefix("DEVNAME=")).map(|name| Path::new("/dev").join(name))
 }
 
 fn node(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, device: &Device) -> Result<(), StepError> {
@@ -63,7 +96,7 @@ fn node(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, device: &Device) -> Result<()
         Err(_) => (root, device.path.clone()),
     };
     let Some(name) = relative.file_name().map(PathBuf::from) else {
-        return Err(fail(rustix::io::Errno::INVAL));
+        return Err(fail(Errno::INVAL));
     };
     let directory = relative.parent().filter(|p| !p.as_os_str().is_empty() && *p != Path::new("/"));
     let parent = match directory {
@@ -71,12 +104,16 @@ fn node(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, device: &Device) -> Result<()
             .map_err(|e| StepError::os("device", format!("error creating {}", d.display()), &e))?,
         None => base.try_clone_to_owned().map_err(|e| StepError::os("device", "dup", &e))?,
     };
-    let number = |n: i64| u32::try_from(n).map_err(|_| failed(&device.path)(rustix::io::Errno::INVAL));
+    let number = |n: i64| u32::try_from(n).map_err(|_| failed(&device.path)(Errno::INVAL));
     let number = makedev(number(device.major)?, number(device.minor)?);
     let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
     match rustix::fs::mknodat(&parent, &name, kind, mode, number) {
         Ok(()) => {}
-        Err(rustix::io::Errno::EXIST) => return Ok(()),
+        Err(Errno::EXIST) => return Ok(()),
+        // It is the host's then, with the owner that it has there.
+        Err(Errno::PERM) if kind != FileType::Fifo => {
+            return bind(parent.as_fd(), &name, &device.path, kind, number).map_err(fail);
+        }
         Err(e) => return Err(fail(e)),
     }
     let uid = rustix::fs::Uid::from_raw(device.uid.unwrap_or(0));

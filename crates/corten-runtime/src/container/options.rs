@@ -15,6 +15,8 @@ pub(super) struct Options {
     pub(super) deep: Change,
     /// For the mount and those below, where true.
     pub(super) propagation: Option<(Propagation, bool)>,
+    /// Files belong to other ids than on disk; for those below as well, where true.
+    pub(super) map_ids: Option<bool>,
     /// It begins with what is in its place.
     pub(super) copy_up: bool,
     /// For the file system.
@@ -39,7 +41,9 @@ pub(super) fn parse(fstype: &str, options: &[String]) -> Result<Options, String>
             "unbindable" => all.propagation = Some((Propagation::Unbindable, false)),
             "runbindable" => all.propagation = Some((Propagation::Unbindable, true)),
             "tmpcopyup" if fstype == "tmpfs" => all.copy_up = true,
-            "tmpcopyup" | "remount" | "idmap" | "ridmap" => {
+            "idmap" => all.map_ids = Some(false),
+            "ridmap" => all.map_ids = Some(true),
+            "tmpcopyup" | "remount" => {
                 return Err(format!("mount option {name:?} is not supported"));
             }
             _ => {

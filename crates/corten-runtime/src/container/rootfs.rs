@@ -1,20 +1,21 @@
 //! The container's root file system and mounts, made inside its own mount namespace.
 //!
-//! Sources of binds are opened first, while this namespace still receives what the host mounts; then the root is
-//! attached, and everything else is attached to descriptors that were looked up beneath it. A directory that is
+//! Sources are open already ([`super::sources`]), from when the namespace still received what the host mounts. The
+//! root is attached, and everything else is attached to descriptors that were looked up beneath it. A directory that is
 //! swapped for a link meanwhile can make a mount fail, but not leave the root (CVE-2021-30465, CVE-2023-27561).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use corten_sys::mount::{self, Change, Overlay, Propagation, attr};
+use corten_sys::mount::{self, Change, Propagation, attr};
 use corten_sys::path::{self, Make};
 use corten_wire::oci_runtime::Mount;
 use corten_wire::shim::Rootfs;
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::options::{self, Options};
+use super::options::Options;
+use super::sources::{Origin, Sources};
 use super::{Plan, devices};
 use crate::fault::StepError;
 
@@ -50,21 +51,16 @@ fn directory_mode() -> Mode {
     Mode::from_raw_mode(0o755)
 }
 
-fn place(what: &Path) -> String {
+pub(super) fn place(what: &Path) -> String {
     format!("error mounting {:?} to rootfs", what.display().to_string())
 }
 
-/// Makes and attaches the root and all mounts, and fills /dev.
-pub(super) fn prepare(plan: &Plan<'_>) -> Result<Prepared, StepError> {
-    let mut sources = Vec::with_capacity(plan.spec.mounts.len());
-    for m in &plan.spec.mounts {
-        sources.push(source(m)?);
-    }
-    mount::change_all(Propagation::Private).map_err(|e| StepError::os("mount", "make mounts private", &e))?;
-    let root = attach_root(plan)?;
-    let mut made = Prepared { root, dev: None, devpts: None, proc: None };
-    for (m, (options, tree)) in plan.spec.mounts.iter().zip(sources) {
-        one(plan, &mut made, m, &options, tree)?;
+/// Attaches the root and all mounts, and fills /dev.
+pub(super) fn prepare(plan: &Plan<'_>, sources: Sources) -> Result<Prepared, StepError> {
+    attach_root(plan, sources.root.as_fd())?;
+    let mut made = Prepared { root: sources.root, dev: None, devpts: None, proc: None };
+    for (m, (options, origin)) in plan.spec.mounts.iter().zip(sources.mounts) {
+        one(plan, &mut made, m, &options, origin)?;
     }
     let extra = plan.spec.linux.as_ref().map(|l| l.devices.as_slice()).unwrap_or_default();
     if let Some(dev) = &made.dev {
@@ -73,64 +69,18 @@ pub(super) fn prepare(plan: &Plan<'_>) -> Result<Prepared, StepError> {
     Ok(made)
 }
 
-/// The root file system, detached. `scratch` is a place to mount at where the kernel cannot do without.
-pub(crate) fn tree(rootfs: &Rootfs, scratch: &Path) -> io::Result<OwnedFd> {
-    match rootfs {
-        Rootfs::Path(path) => mount::bind(path, true),
-        Rootfs::Overlay { lowers, upper: Some(upper), .. } if lowers.is_empty() => mount::bind(upper, false),
-        Rootfs::Overlay { lowers, upper: None, .. } if lowers.len() == 1 => mount::bind(&lowers[0], false),
-        Rootfs::Overlay { lowers, upper, work } => {
-            let layers = Overlay { lowers: lowers.clone(), upper: upper.clone(), work: work.clone() };
-            match mount::overlay(&layers) {
-                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                    mount::overlay_at(&layers, scratch).and_then(|()| mount::bind(scratch, false))
-                }
-                other => other,
-            }
-        }
-    }
-}
-
-fn attach_root(plan: &Plan<'_>) -> Result<OwnedFd, StepError> {
+fn attach_root(plan: &Plan<'_>, tree: BorrowedFd<'_>) -> Result<(), StepError> {
     let fail = |e: io::Error| StepError::os("rootfs", "error preparing rootfs", &e);
-    let tree = tree(plan.rootfs, plan.scratch).map_err(fail)?;
-    let change = Change { propagation: Some(Propagation::Private), ..Change::default() };
-    mount::change(tree.as_fd(), change, true).map_err(fail)?;
-    match plan.rootfs {
-        // Hooks look for the root where the configuration says it is.
-        Rootfs::Path(path) if plan.alone.is_some() => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let place = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| fail(e.into()))?;
-            mount::attach(tree.as_fd(), place.as_fd()).map_err(fail)?;
-        }
-        _ => mount::attach_over_root(tree.as_fd()).map_err(fail)?,
-    }
-    Ok(tree)
-}
-
-/// Parses the options and, for a bind, opens what is to be shown.
-fn source(m: &Mount) -> Result<(Options, Option<OwnedFd>), StepError> {
-    let options = options::parse(&m.fstype, &m.options).map_err(|text| StepError::new("mount", text))?;
-    if !options.bind {
-        return Ok((options, None));
-    }
-    let tree = open_source(&m.source, options.recursive).map_err(|e| {
-        StepError::os("mount", format!("{}: bind source {:?}", place(&m.destination), m.source), &e)
-    })?;
-    Ok((options, Some(tree)))
-}
-
-/// `/proc/<pid>/root/…` names a place in another container: its links must not lead into ours or the host's.
-fn open_source(path: &str, recursive: bool) -> io::Result<OwnedFd> {
-    if let Some((pid, rest)) = path.strip_prefix("/proc/").and_then(|p| p.split_once("/root/"))
-        && pid.bytes().all(|b| b.is_ascii_digit())
-    {
+    if let (Rootfs::Path(path), Some(_)) = (plan.rootfs, plan.alone) {
+        // Hooks look for the root where the configuration says it is; root of a user namespace may not get there.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())?;
-        let fd = path::open(root.as_fd(), Path::new(rest), OFlags::PATH, Mode::empty())?;
-        return mount::bind_fd(fd.as_fd(), recursive);
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(place) => return mount::attach(tree, place.as_fd()).map_err(fail),
+            Err(rustix::io::Errno::ACCESS) => {}
+            Err(e) => return Err(fail(e.into())),
+        }
     }
-    mount::bind(Path::new(path), recursive)
+    mount::attach_over_root(tree).map_err(fail)
 }
 
 fn is_directory(fd: BorrowedFd<'_>) -> io::Result<bool> {
@@ -142,19 +92,19 @@ fn one(
     made: &mut Prepared,
     m: &Mount,
     options: &Options,
-    tree: Option<OwnedFd>,
+    origin: Origin,
 ) -> Result<(), StepError> {
     let fail = |e: io::Error| StepError::os("mount", place(&m.destination), &e);
     let kernel = matches!(m.fstype.as_str(), "proc" | "sysfs");
-    let make = match &tree {
-        Some(tree) if !is_directory(tree.as_fd()).map_err(fail)? => Make::File,
+    let make = match &origin {
+        Origin::Bind(tree) if !is_directory(tree.as_fd()).map_err(fail)? => Make::File,
         _ => Make::Directory,
     };
     let mode = if make == Make::File { Mode::from_raw_mode(0o644) } else { directory_mode() };
     let target = path::ensure(made.root.as_fd(), &m.destination, make, mode).map_err(fail)?;
-    check_place(made, m, target.as_fd(), kernel && tree.is_none())?;
-    let tree = match tree {
-        Some(tree) => {
+    check_place(made, m, target.as_fd(), kernel && !options.bind)?;
+    let tree = match origin {
+        Origin::Bind(tree) => {
             let propagation = options.propagation.unwrap_or((Propagation::Private, true));
             let change = Change { propagation: Some(propagation.0), ..Change::default() };
             mount::change(tree.as_fd(), change, propagation.1).map_err(fail)?;
@@ -162,10 +112,15 @@ fn one(
             mount::change(tree.as_fd(), options.deep, true).map_err(fail)?;
             tree
         }
-        None if m.fstype == "cgroup" || m.fstype == "cgroup2" => cgroup_tree(plan, options).map_err(fail)?,
-        None if options.copy_up => filled(m, options, target.as_fd()).map_err(fail)?,
-        None => mount::new(&m.fstype, &m.source, &options.data, options.change.set | options.deep.set)
-            .map_err(fail)?,
+        Origin::Made(tree) => tree,
+        Origin::Inside if m.fstype == "cgroup" || m.fstype == "cgroup2" => {
+            cgroup_tree(plan, options).map_err(fail)?
+        }
+        Origin::Inside if options.copy_up => filled(m, options, target.as_fd()).map_err(fail)?,
+        Origin::Inside => {
+            mount::new(&m.fstype, &m.source, &options.data, options.change.set | options.deep.set)
+                .map_err(fail)?
+        }
     };
     mount::attach(tree.as_fd(), target.as_fd()).map_err(fail)?;
     if m.fstype == "cgroup" && !plan.cgroup.is_v2() && !options.bind {
@@ -244,6 +199,15 @@ fn cgroup_v1(plan: &Plan<'_>, tmpfs: BorrowedFd<'_>, options: &Options) -> io::R
     Ok(())
 }
 
+/// Writes one kernel setting below a procfs.
+pub(super) fn write_setting(proc: BorrowedFd<'_>, name: &str, value: &str) -> io::Result<()> {
+    // A name with slashes may have dots in its parts (`net/ipv4/conf/eth0.1/forwarding`).
+    let relative = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    let file = path::open_strict(proc, &Path::new("sys").join(relative), OFlags::WRONLY)?;
+    rustix::io::write(&file, value.as_bytes())?;
+    Ok(())
+}
+
 impl Prepared {
     /// Writes kernel settings through our own procfs, which no mount of the container's can stand before
     /// (CVE-2025-52881).
@@ -258,11 +222,7 @@ impl Prepared {
                 (Some(proc), _) | (None, Some(proc)) => proc,
                 (None, None) => own.insert(mount::new("proc", "proc", &[], 0).map_err(fail)?),
             };
-            // A name with slashes may have dots in its parts (`net/ipv4/conf/eth0.1/forwarding`).
-            let relative = if name.contains('/') { name.clone() } else { name.replace('.', "/") };
-            let file = path::open_strict(proc.as_fd(), &Path::new("sys").join(relative), OFlags::WRONLY)
-                .map_err(fail)?;
-            rustix::io::write(&file, value.as_bytes()).map_err(|e| fail(e.into()))?;
+            write_setting(proc.as_fd(), name, value).map_err(fail)?;
         }
         Ok(())
     }

@@ -12,7 +12,9 @@ use corten_wire::oci_runtime::{ConsoleSize, Process};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 use super::become_program::{self, Program};
-use super::{ChildStdio, ExecPlan, Namespaces, Plan, report, rootfs};
+use super::namespaces::{Namespaces, differs};
+use super::sources::Sources;
+use super::{ChildStdio, ExecPlan, Plan, report, rootfs, stage};
 use crate::fault::StepError;
 use crate::user::{self, Identity};
 
@@ -27,11 +29,12 @@ pub(super) fn in_child(socket: BorrowedFd<'_>, steps: impl FnOnce() -> Result<In
     1
 }
 
-fn start(process: &Process) -> Result<(), StepError> {
+/// The beginning of every process. One that is not of our user namespace gets its score from outside.
+fn start(process: &Process, own_users: bool) -> Result<(), StepError> {
     process::reset_signals();
     rustix::process::setsid().map_err(|e| StepError::os("session", "setsid", &e.into()))?;
     rustix::process::umask(Mode::empty());
-    if let Some(score) = process.oom_score_adj {
+    if let Some(score) = process.oom_score_adj.filter(|_| own_users) {
         std::fs::write("/proc/self/oom_score_adj", score.to_string())
             .map_err(|e| StepError::os("oom", "failed to set oom_score_adj", &e))?;
     }
@@ -51,20 +54,30 @@ fn joined(socket: BorrowedFd<'_>) -> Result<i32, StepError> {
     }
 }
 
-/// The container's first process.
+/// The container's first process. It has its sources already if it came by way of the [stage](super::stage).
 pub(super) fn container(
     plan: &Plan<'_>,
     namespaces: &Namespaces,
+    sources: Option<Sources>,
     stdio: ChildStdio,
     socket: BorrowedFd<'_>,
 ) -> Result<Infallible, StepError> {
-    start(plan.process)?;
-    for (fd, kind) in &namespaces.join {
-        process::enter(fd.as_fd(), *kind).map_err(|e| StepError::os("setns", "join namespace", &e))?;
+    let mut pid = None;
+    if sources.is_some() {
+        // What only the host may do for us is done by then.
+        pid = Some(joined(socket)?);
+    }
+    start(plan.process, namespaces.user.is_none())?;
+    if namespaces.user.is_some() {
+        stage::become_root()?;
+    }
+    if sources.is_none() {
+        for (fd, kind) in &namespaces.join {
+            process::enter(fd.as_fd(), *kind).map_err(|e| StepError::os("setns", "join namespace", &e))?;
+        }
     }
     let hooks = plan.alone.filter(|a| a.hooks_before_root());
-    let mut pid = None;
-    if namespaces.cgroup || hooks.is_some() {
+    if pid.is_none() && (namespaces.cgroup || hooks.is_some()) {
         pid = Some(joined(socket)?);
     }
     if namespaces.cgroup {
@@ -75,7 +88,11 @@ pub(super) fn container(
     // The program that becomes the container's init is this very one, which lives in a sealed memfd.
     let own_program = plan.init.then(|| File::open("/proc/self/exe")).transpose();
     let own_program = own_program.map_err(|e| StepError::os("init", "open init", &e))?;
-    let made = rootfs::prepare(plan)?;
+    let sources = match sources {
+        Some(sources) => sources,
+        None => Sources::open(plan, namespaces)?,
+    };
+    let made = rootfs::prepare(plan, sources)?;
     let root = made.root.as_fd();
     name_host(plan)?;
     let identity = identity(plan.process, plan.user, root)?;
@@ -96,7 +113,9 @@ pub(super) fn container(
     }
     take_stdio(stdio, slave, &identity)?;
     let linux = plan.spec.linux.as_ref();
-    made.sysctls(linux.iter().flat_map(|l| &l.sysctl))?;
+    let done = namespaces.user.is_some() && namespaces.new & process::namespace::NET == 0;
+    let settings = linux.iter().flat_map(|l| &l.sysctl);
+    made.sysctls(settings.filter(|(name, _)| !(done && stage::is_of_network(name))))?;
     path::ensure(root, &plan.process.cwd, path::Make::Directory, Mode::from_raw_mode(0o755))
         .map_err(|e| StepError::os("cwd", format!("mkdir {}", plan.process.cwd.display()), &e))?;
     if let Some(linux) = linux {
@@ -147,12 +166,25 @@ pub(super) fn exec(
     stdio: ChildStdio,
     socket: BorrowedFd<'_>,
 ) -> Result<Infallible, StepError> {
-    use process::namespace::{CGROUP, IPC, MOUNT, NET, UTS};
+    use process::namespace::{CGROUP, IPC, MOUNT, NET, TIME, USER, UTS};
     // Nobody inside may look into this process while it still has anything of the host's (CVE-2016-9962).
     corten_sys::caps::forbid_tracing().map_err(|e| StepError::os("exec", "prctl", &e))?;
-    start(plan.process)?;
-    process::enter(plan.init, MOUNT | NET | IPC | UTS | CGROUP)
-        .map_err(|e| StepError::os("setns", "enter namespaces", &e))?;
+    let mut pid = None;
+    let other_users = differs(plan.init_pid, "user");
+    let mut kinds = MOUNT | NET | IPC | UTS | CGROUP;
+    if other_users {
+        kinds |= USER;
+        // Only then is what can be done from outside done.
+        pid = Some(joined(socket)?);
+    }
+    if differs(plan.init_pid, "time") {
+        kinds |= TIME;
+    }
+    start(plan.process, !other_users)?;
+    process::enter(plan.init, kinds).map_err(|e| StepError::os("setns", "enter namespaces", &e))?;
+    if other_users {
+        stage::become_root()?;
+    }
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| StepError::os("exec", "open /", &e.into()))?;
     let identity = identity(plan.process, plan.user, root.as_fd())?;
@@ -161,7 +193,7 @@ pub(super) fn exec(
         ChildStdio::Pipes { .. } | ChildStdio::Inherited => None,
     };
     take_stdio(stdio, slave, &identity)?;
-    let pid = joined(socket)?;
+    let pid = pid.map_or_else(|| joined(socket), Ok)?;
     become_program::run(&Program {
         process: plan.process,
         identity: &identity,

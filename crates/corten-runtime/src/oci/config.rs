@@ -13,18 +13,15 @@ use super::OciError;
 const MAX_FILE: u64 = 16 << 20;
 
 /// Settings of the specification that have no place in [`Spec`] because nothing here honours them.
-const REFUSED: [&str; 18] = [
+const REFUSED: [&str; 15] = [
     "/vm",
     "/solaris",
     "/windows",
     "/zos",
     "/linux/intelRdt",
     "/linux/personality",
-    "/linux/timeOffsets",
     "/linux/memoryPolicy",
     "/linux/netDevices",
-    "/linux/uidMappings",
-    "/linux/gidMappings",
     "/linux/mountLabel",
     "/linux/resources/network",
     "/linux/resources/rdma",
@@ -50,10 +47,7 @@ fn refused(document: &Value) -> Option<String> {
     if let Some(path) = REFUSED.into_iter().find(|p| set(p)) {
         return Some(path.trim_start_matches('/').replace('/', "."));
     }
-    let mounts = document.get("mounts").and_then(Value::as_array).into_iter().flatten();
-    let mapped =
-        |m: &Value| ["uidMappings", "gidMappings"].iter().any(|k| m.get(k).is_some_and(|v| !is_empty(v)));
-    mounts.into_iter().any(mapped).then(|| "mounts[].uidMappings".to_owned())
+    None
 }
 
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, OciError> {
@@ -150,8 +144,6 @@ mod tests {
     fn what_is_not_honoured_is_refused() {
         let check = |text: &str| refused(&serde_json::from_str(text).unwrap());
         assert_eq!(check(r#"{"linux":{"intelRdt":{"closID":"x"}}}"#).as_deref(), Some("linux.intelRdt"));
-        assert_eq!(check(r#"{"linux":{"uidMappings":[],"resources":{"network":{}}}}"#), None);
-        let mapped = r#"{"mounts":[{"destination":"/x","uidMappings":[{"size":1}]}]}"#;
-        assert_eq!(check(mapped).as_deref(), Some("mounts[].uidMappings"));
+        assert_eq!(check(r#"{"linux":{"intelRdt":{},"resources":{"network":{}}}}"#), None);
     }
 }

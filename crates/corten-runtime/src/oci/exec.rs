@@ -60,6 +60,7 @@ fn launch(container: &Container, process: &Process, given: &Arguments) -> Result
         seccomp: filter.as_ref(),
         cgroup: &cgroup,
         init: init.as_fd(),
+        init_pid: container.record.pid,
         stdin: false,
         alone: Some(&alone),
     };

@@ -123,7 +123,7 @@ pub fn profile(capabilities: &[String]) -> Seccomp {
         default_action: "SCMP_ACT_ERRNO".into(),
         default_errno_ret: Some(1),
         architectures: architectures.iter().map(ToString::to_string).collect(),
-        flags: Vec::new(),
         syscalls,
+        ..Seccomp::default()
     }
 }

@@ -81,6 +81,7 @@ pub fn resolve(text: &str, capabilities: &[String]) -> Result<Seccomp, SeccompEr
         architectures,
         flags: profile.flags.unwrap_or_default(),
         syscalls,
+        ..Seccomp::default()
     };
     super::compile(&seccomp)?;
     Ok(seccomp)

@@ -114,6 +114,7 @@ impl OciRuntime for BuiltIn {
             seccomp: self.seccomp.as_ref(),
             cgroup: &self.cgroup,
             init: init.pidfd.as_fd(),
+            init_pid: init.pid,
             stdin: wanted.stdin,
             alone: None,
         };

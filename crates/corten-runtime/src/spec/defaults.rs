@@ -139,6 +139,7 @@ fn mount(destination: &str, fstype: &str, source: &str, options: &str) -> Mount 
         fstype: fstype.into(),
         source: source.into(),
         options: options.split(',').map(str::to_owned).collect(),
+        ..Mount::default()
     }
 }
 

@@ -80,6 +80,7 @@ fn mount_destinations_stay_inside() {
             fstype: "bind".into(),
             source: "/usr".into(),
             options: vec!["rbind".into()],
+            ..Mount::default()
         }];
     });
     let outside = b.base.join("outside");
@@ -103,6 +104,7 @@ fn no_mounts_inside_proc() {
             fstype: "bind".into(),
             source: "/tmp".into(),
             options: vec!["rbind".into()],
+            ..Mount::default()
         }];
     });
     let fault = b.start().unwrap_err();

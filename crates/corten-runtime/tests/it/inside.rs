@@ -166,6 +166,7 @@ fn options() {
         fstype: fstype.into(),
         source: source.into(),
         options: options.split(',').map(str::to_owned).collect(),
+        ..Mount::default()
     };
     let tmpfs = script("grep ' /t ' /proc/mounts | cut -d' ' -f3,4 | tr ',' '\\n' | sort", &|i| {
         i.mounts = vec![mount("/t", "tmpfs", "tmpfs", "noexec,nosuid,nodev,size=64k,mode=700")];

@@ -10,3 +10,4 @@ mod lifecycle;
 mod oci;
 mod peers;
 mod streams;
+mod users;

@@ -10,23 +10,26 @@ use crate::harness::privileged;
 use serde_json::{Value, json};
 
 /// One bundle, and a `--root` of its own.
-struct Bundle {
-    base: PathBuf,
-    id: String,
+pub(crate) struct Bundle {
+    pub(crate) base: PathBuf,
+    pub(crate) id: String,
 }
 
 impl Bundle {
-    fn new(args: &[&str]) -> Self {
+    pub(crate) fn new(args: &[&str]) -> Self {
         Self::with(args, |_| {})
     }
 
-    fn with(args: &[&str], change: impl FnOnce(&mut Value)) -> Self {
+    pub(crate) fn with(args: &[&str], change: impl FnOnce(&mut Value)) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let id = format!("oci-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let base = std::env::temp_dir().join(&id);
         std::fs::create_dir_all(base.join("bundle/rootfs/bin")).unwrap();
         std::fs::copy("/bin/busybox", base.join("bundle/rootfs/bin/busybox")).unwrap();
-        for applet in ["sh", "cat", "echo", "id", "ls", "sleep", "true", "tty", "touch"] {
+        for applet in [
+            "sh", "cat", "echo", "id", "ls", "sleep", "true", "tty", "touch", "tr", "cut", "mkdir", "sed",
+            "grep", "stat",
+        ] {
             std::os::unix::fs::symlink("busybox", base.join("bundle/rootfs/bin").join(applet)).unwrap();
         }
         let bundle = Self { base, id };
@@ -42,18 +45,18 @@ impl Bundle {
         bundle
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.base.join(name).display().to_string()
     }
 
-    fn oci(&self, args: &[&str]) -> Command {
+    pub(crate) fn oci(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_corten-runtime"));
         command.args(["oci", "--root", &self.path("root")]).args(args).stdin(Stdio::null());
         command
     }
 
     /// Runs a command whose output goes to a file: the container keeps it open.
-    fn say(&self, args: &[&str]) -> (i32, String) {
+    pub(crate) fn say(&self, args: &[&str]) -> (i32, String) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let path = self.base.join(format!("output-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let file = std::fs::File::create(&path).unwrap();
@@ -61,23 +64,23 @@ impl Bundle {
         (status.code().unwrap(), std::fs::read_to_string(path).unwrap())
     }
 
-    fn create(&self) {
+    pub(crate) fn create(&self) {
         let bundle = self.path("bundle");
         assert_eq!(self.say(&["create", "--bundle", &bundle, &self.id]), (0, String::new()));
     }
 
-    fn run(&self, flags: &[&str]) -> (i32, String) {
+    pub(crate) fn run(&self, flags: &[&str]) -> (i32, String) {
         let bundle = self.path("bundle");
         self.say(&[&["run", "-b", &bundle], flags, &[&self.id]].concat())
     }
 
-    fn state(&self) -> Value {
+    pub(crate) fn state(&self) -> Value {
         let output: Output = self.oci(&["state", &self.id]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    fn wait_for(&self, status: &str) {
+    pub(crate) fn wait_for(&self, status: &str) {
         for _ in 0..5000 {
             if self.state()["status"] == status {
                 return;
@@ -87,7 +90,7 @@ impl Bundle {
         panic!("{} is not {status}", self.state());
     }
 
-    fn group(&self) -> PathBuf {
+    pub(crate) fn group(&self) -> PathBuf {
         let v1 = Path::new("/sys/fs/cgroup/pids");
         if v1.exists() { v1.join(&self.id) } else { Path::new("/sys/fs/cgroup").join(&self.id) }
     }

@@ -38,6 +38,7 @@ impl Bundle<'_> {
                 fstype: "bind".into(),
                 source: self.init.join(INIT).display().to_string(),
                 options: ["bind", "ro"].map(str::to_owned).to_vec(),
+                ..Mount::default()
             });
         }
         if self.bootstrap.default_seccomp {
