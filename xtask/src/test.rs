@@ -41,6 +41,8 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("nft", "nftables"),
     ("skopeo", "skopeo"),
+    // A foreign runtime of the daemon.
+    ("runc", "runc"),
     ("python3", "python3"),
     // The docker client; a machine that has a newer one keeps it.
     ("docker", "docker.io"),

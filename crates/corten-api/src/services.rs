@@ -58,6 +58,7 @@ impl Services {
             n_goroutines: entries("/proc/self/task"),
             n_events_listener: count(self.engine.bus().subscriber_count()),
             system_time: corten_base::time::rfc3339_nano(corten_base::time::now_ns()),
+            discovered_devices: self.engine.discovered_devices(),
             ..self.daemon.info.clone()
         }
     }

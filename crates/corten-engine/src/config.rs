@@ -55,6 +55,8 @@ pub struct EngineConfig {
     pub resolv_conf: PathBuf,
     /// `--add-runtime`: further OCI runtimes by name.
     pub runtimes: BTreeMap<String, RuntimeConfig>,
+    /// `--cdi-spec-dir`: where devices are specified, a later directory before an earlier one; empty switches them off.
+    pub cdi_dirs: Vec<PathBuf>,
     /// `--default-runtime`: what a container that names none gets.
     pub default_runtime: String,
 }
@@ -67,6 +69,9 @@ pub struct RuntimeConfig {
     /// Before everything else on its command line.
     pub args: Vec<String>,
 }
+
+/// Where specifications of devices are looked for.
+const CDI_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
 /// Names of the runtime that is built in.
 pub const BUILT_IN_RUNTIMES: [&str; 3] = ["runc", "io.containerd.runc.v2", "corten"];
@@ -105,6 +110,7 @@ impl EngineConfig {
             resolv_conf: "/etc/resolv.conf".into(),
             runtimes: BTreeMap::new(),
             default_runtime: "runc".into(),
+            cdi_dirs: CDI_DIRS.iter().map(PathBuf::from).collect(),
         }
     }
 }

@@ -94,6 +94,12 @@ impl Engine {
         views
     }
 
+    /// Devices that containers can ask for by name, as the specification files say now.
+    #[must_use]
+    pub fn discovered_devices(&self) -> Vec<corten_wire::api::system::DeviceInfo> {
+        crate::devices::discovered(&self.shared.config.cdi_dirs)
+    }
+
     /// How many containers there are.
     #[must_use]
     pub fn counts(&self) -> Counts {

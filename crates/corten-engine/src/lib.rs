@@ -27,6 +27,7 @@
 
 mod config;
 mod container;
+mod devices;
 mod engine;
 mod error;
 mod exec;

@@ -157,14 +157,6 @@ fn refuse_unsupported(h: &HostConfig) -> Result<()> {
     if !h.storage_opt.is_empty() {
         return refuse("--storage-opt");
     }
-    if h.device_requests.as_ref().is_some_and(|d| !d.is_empty()) {
-        let first = h.device_requests.iter().flatten().next();
-        return Err(invalid(format!(
-            "could not select device driver {:?} with capabilities: {:?}",
-            first.map(|d| d.driver.as_str()).unwrap_or_default(),
-            first.and_then(|d| d.capabilities.clone()).unwrap_or_default()
-        )));
-    }
     // COMPAT: on user networks the endpoint's own links count; these are for the default bridge.
     let default_bridge = matches!(h.network_mode.as_str(), "" | "default" | "bridge");
     if default_bridge && h.links.as_ref().is_some_and(|l| !l.is_empty()) {

@@ -90,6 +90,14 @@ pub struct ForeignRuntime {
     pub args: Vec<String>,
 }
 
+impl ForeignRuntime {
+    /// The program of the shim itself in its other role: it honours hooks.
+    #[must_use]
+    pub fn own_command_line() -> Self {
+        Self { path: "/proc/self/exe".into(), args: vec!["oci".to_owned()] }
+    }
+}
+
 /// Source of the root file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -27,7 +27,7 @@ use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, StateRecord}
 use crate::shared::Shared;
 use crate::spec::Surroundings;
 use crate::view::Endpoint;
-use crate::{merge, spec};
+use crate::{devices, merge, spec};
 
 /// What exists of a container only while it runs; kept in `run.json` for the next daemon.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -259,9 +259,20 @@ fn start(
     around: &Surroundings,
     attach: Vec<(Attach, OwnedFd)>,
 ) -> Result<(Shim, Started)> {
-    let built = spec::assemble(record, &shared.config, around)?;
+    let mut built = spec::assemble(record, &shared.config, around)?;
+    let devices = devices::inject(
+        &mut built.spec,
+        record.host.device_requests.as_deref().unwrap_or_default(),
+        &shared.config.cdi_dirs,
+        record.config.user.split(':').next().and_then(|u| u.parse().ok()).filter(|uid| *uid != 0),
+    )?;
     let (wants, streams): (Vec<Attach>, Vec<OwnedFd>) = attach.into_iter().unzip();
     let (c, h) = (&record.config, &record.host);
+    let mut group_add = h.group_add.clone().unwrap_or_default();
+    group_add.extend(devices.groups.iter().map(u32::to_string));
+    let runtime = foreign_runtime(&shared.config, &h.runtime)?
+        // Hooks belong to the OCI command line: the shim runs the container by its own.
+        .or_else(|| devices.hooks.then(ForeignRuntime::own_command_line));
     let bootstrap = Bootstrap {
         version: shim::VERSION,
         id: record.id.to_string(),
@@ -272,10 +283,10 @@ fn start(
             upper: Some(record.rootfs.upper.clone()),
             work: Some(record.rootfs.work.clone()),
         },
-        user: Some(UserSpec { user: c.user.clone(), group_add: h.group_add.clone().unwrap_or_default() }),
+        user: Some(UserSpec { user: c.user.clone(), group_add }),
         init: h.init.unwrap_or(shared.config.init),
         default_seccomp: built.default_seccomp,
-        runtime: foreign_runtime(&shared.config, &h.runtime)?,
+        runtime,
         stdin: Stdin { open: c.open_stdin, once: c.stdin_once },
         logging: logging(shared, record)?,
         attach: wants,

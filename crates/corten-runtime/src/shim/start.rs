@@ -69,7 +69,7 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shi
         return Err(wrong("the daemon and the shim are of different versions"));
     }
     let Some(process) = bootstrap.spec.process.clone() else { return Err(wrong("no process")) };
-    if bootstrap.spec.hooks.is_some() {
+    if bootstrap.spec.hooks.is_some() && bootstrap.runtime.is_none() {
         return Err(wrong("hooks belong to the OCI command line"));
     }
     if fds.len() != bootstrap.attach.len() {

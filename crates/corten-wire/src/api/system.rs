@@ -194,6 +194,9 @@ pub struct Info {
     /// Directories of CDI specifications.
     #[serde(rename = "CDISpecDirs")]
     pub cdi_spec_dirs: Vec<String>,
+    /// Devices that can be asked for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub discovered_devices: Vec<DeviceInfo>,
     /// The address and namespaces of containerd.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub containerd: Option<ContainerdInfo>,
@@ -240,6 +243,17 @@ pub struct IndexInfo {
     pub secure: bool,
     /// The default registry.
     pub official: bool,
+}
+
+/// A device that a driver has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct DeviceInfo {
+    /// The driver: `cdi`.
+    pub source: String,
+    /// As `--device` takes it.
+    #[serde(rename = "ID")]
+    pub id: String,
 }
 
 /// An OCI runtime.

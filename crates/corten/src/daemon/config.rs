@@ -149,7 +149,7 @@ fn check_features(s: &Settings) -> Result<(), SettingsError> {
     let map = features.as_object().ok_or_else(|| wrong("features: an object is expected"))?;
     for (name, on) in map {
         match (name.as_str(), on.as_bool()) {
-            ("containerd-snapshotter", Some(true)) | ("buildkit", Some(false)) => {}
+            ("containerd-snapshotter", Some(true)) | ("buildkit", Some(false)) | ("cdi", Some(_)) => {}
             (_, Some(_)) => {
                 return Err(wrong(format!("features: {name}={on} is not supported by this daemon")));
             }
@@ -175,6 +175,12 @@ fn engine(s: &Settings, root: PathBuf, exec_root: PathBuf) -> Result<EngineConfi
     }
     e.init = s.bool_or("init", false);
     runtimes::apply(s, &mut e)?;
+    if s.given("cdi-spec-dir") {
+        e.cdi_dirs = s.list("cdi-spec-dir").iter().filter(|d| !d.is_empty()).map(PathBuf::from).collect();
+    }
+    if s.json("features").is_some_and(|f| f["cdi"] == false) {
+        e.cdi_dirs.clear();
+    }
     e.dns = s.list("dns").to_vec();
     if let Some(bad) = e.dns.iter().find(|d| d.parse::<std::net::IpAddr>().is_err()) {
         return Err(wrong(format!("{bad} is not an ip address")));

@@ -164,7 +164,7 @@ fn info(config: &Config, kernel: String, machine: String) -> anyhow::Result<Info
             driver: "nftables".to_owned(),
             info: vec![["Table".to_owned(), format!("corten-{}", config.net.instance)]],
         }),
-        cdi_spec_dirs: names(&["/etc/cdi", "/var/run/cdi"]),
+        cdi_spec_dirs: config.engine.cdi_dirs.iter().map(|d| d.display().to_string()).collect(),
         containerd: Some(ContainerdInfo::default()),
         warnings: Some(warnings(config, &cgroups)),
         ..Info::default()

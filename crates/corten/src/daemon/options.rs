@@ -94,6 +94,8 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("default-runtime", Text, "Runtime of containers that name none (default runc: the built-in one)"),
     flag("add-runtime", List, "name=path: a program with runc's command line").key(""),
     Flag { long: "", short: None, key: "runtimes", kind: Json, help: "see --add-runtime" },
+    flag("cdi-spec-dir", List, "Directory of CDI specifications (default /etc/cdi, /var/run/cdi)")
+        .key("cdi-spec-dirs"),
     flag("storage-driver", Text, "overlayfs").short('s'),
     // networks
     flag("bridge", Text, "Name of the default bridge; none for no default network").short('b'),
@@ -164,7 +166,6 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("cpu-rt-runtime", Number, ""),
     flag("userland-proxy-path", Text, ""),
     flag("rootless", Bool, ""),
-    flag("cdi-spec-dir", List, "").key("cdi-spec-dirs"),
     flag("bridge-accept-fwmark", Text, ""),
     flag("allow-direct-routing", Bool, ""),
     flag("ip-forward-no-drop", Bool, ""),

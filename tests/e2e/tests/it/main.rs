@@ -4,6 +4,7 @@ mod bad_input;
 mod build;
 mod clients;
 mod crash;
+mod devices;
 mod files;
 mod images;
 mod isolation;
