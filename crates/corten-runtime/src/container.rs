@@ -17,11 +17,14 @@
 //!
 //! INVARIANT: the caller has one thread, because the child runs ordinary code after the clone.
 
+mod attributes;
 mod become_program;
 mod copy_up;
 mod devices;
 pub(crate) mod hooks;
+pub(crate) mod labels;
 mod namespaces;
+pub(crate) mod notify;
 mod options;
 mod rootfs;
 mod setup;
@@ -32,13 +35,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use corten_sys::process::{self, Child, namespace};
 use corten_sys::seqpacket;
-use corten_wire::oci_runtime::{ConsoleSize, Hooks, Process, Spec, State};
+use corten_wire::oci_runtime::{ConsoleSize, Hooks, Linux, Process, Spec, State};
 use corten_wire::shim::{Rootfs, UserSpec};
 
 use crate::cgroup::Cgroup;
 use crate::fault::StepError;
 use crate::seccomp::Program;
 use namespaces::{Namespaces, differs, own_pid_namespace, restore_pid};
+use notify::Answers;
 pub(crate) use sources::root as rootfs_tree;
 
 /// What a new container is made from.
@@ -54,6 +58,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) seccomp: Option<&'a Program>,
     pub(crate) cgroup: &'a Cgroup,
     pub(crate) stdin: bool,
+    /// The container's id, if its processes have a session keyring of their own.
+    pub(crate) keyring: Option<&'a str>,
+    /// Who answers for the filter, if it asks.
+    pub(crate) answers: Option<&'a Answers<'a>>,
     pub(crate) alone: Option<&'a Alone<'a>>,
 }
 
@@ -96,7 +104,11 @@ pub(crate) struct ExecPlan<'a> {
     pub(crate) init: BorrowedFd<'a>,
     /// Its number.
     pub(crate) init_pid: i32,
+    /// The container's configuration, for what all its processes have.
+    pub(crate) linux: Option<&'a Linux>,
     pub(crate) stdin: bool,
+    pub(crate) keyring: Option<&'a str>,
+    pub(crate) answers: Option<&'a Answers<'a>>,
     pub(crate) alone: Option<&'a Alone<'a>>,
 }
 
@@ -142,6 +154,8 @@ mod report {
     pub(super) const HOOKS: u8 = b'H';
     /// It waits at its door.
     pub(super) const READY: u8 = b'R';
+    /// A filter with a listener is about to be installed; a shared page comes along.
+    pub(super) const LISTENER: u8 = b'L';
     /// The stage has made the first process: its number, and a descriptor of it.
     pub(super) const BORN: u8 = b'B';
 }
@@ -150,6 +164,9 @@ const MAX_REPORT: usize = 16 * 1024;
 
 /// Creates the container and starts its program. The control groups exist already.
 pub(crate) fn launch(plan: &Plan<'_>) -> Result<Launched, StepError> {
+    let linux = plan.spec.linux.as_ref();
+    labels::check(plan.process, linux.map_or("", |l| &l.mount_label))?;
+    attributes::check(plan.process, linux)?;
     let namespaces = Namespaces::of(plan.spec)?;
     let (ours, theirs) = streams(plan.process, plan.stdin, plan.alone.is_some())?;
     let members = plan.cgroup.membership_files().map_err(group_error)?;
@@ -174,11 +191,13 @@ pub(crate) fn launch(plan: &Plan<'_>) -> Result<Launched, StepError> {
         child.map_err(|e| StepError::os("clone", "clone3", &e))?
     };
     join(&child, &members, report.as_fd())?;
-    finish(child, ours, report.as_fd(), plan.alone)
+    finish(child, ours, report.as_fd(), plan.alone, plan.answers)
 }
 
 /// Starts a further process in the container of `plan.init`.
 pub(crate) fn exec(plan: &ExecPlan<'_>) -> Result<Launched, StepError> {
+    labels::check(plan.process, "")?;
+    attributes::check(plan.process, plan.linux)?;
     let (ours, theirs) = streams(plan.process, plan.stdin, plan.alone.is_some())?;
     let members = plan.cgroup.membership_files().map_err(group_error)?;
     let into = plan.cgroup.directory().map_err(group_error)?;
@@ -195,7 +214,7 @@ pub(crate) fn exec(plan: &ExecPlan<'_>) -> Result<Launched, StepError> {
         favours(&child, plan.init_pid, plan.process, ours.as_ref())?;
     }
     join(&child, &members, report.as_fd())?;
-    finish(child, ours, report.as_fd(), plan.alone)
+    finish(child, ours, report.as_fd(), plan.alone, plan.answers)
 }
 
 /// Does for a process of another user namespace what it may not do itself. `owners` is a process whose mappings say
@@ -252,6 +271,7 @@ fn finish(
     ours: Option<Stdio>,
     report: BorrowedFd<'_>,
     alone: Option<&Alone<'_>>,
+    answers: Option<&Answers<'_>>,
 ) -> Result<Launched, StepError> {
     if let Some(alone) = alone {
         (alone.born)(child.pid).map_err(|e| abandon(&child, e))?;
@@ -266,6 +286,12 @@ fn finish(
             None => break,
             Some((&report::TERMINAL, _)) => stdio = fds.pop().map(|master| Stdio::Terminal { master }),
             Some((&report::READY, _)) => break,
+            Some((&report::LISTENER, _)) => {
+                if let (Some(page), Some(answers)) = (fds.pop(), answers) {
+                    notify::hand_over(page, child.pidfd.as_fd(), child.pid, answers)
+                        .map_err(|e| abandon(&child, e))?;
+                }
+            }
             Some((&report::HOOKS, _)) => {
                 if let Some(alone) = alone {
                     hooks::before_root(alone, child.pid).map_err(|e| abandon(&child, e))?;
@@ -290,14 +316,29 @@ fn failure(text: &[u8]) -> StepError {
     serde_json::from_slice(text).unwrap_or_else(|_| StepError::new("report", "unreadable report"))
 }
 
-/// Lets the first process go that waits at the door behind `visitor`, and waits until it runs its program.
-pub(crate) fn release(visitor: BorrowedFd<'_>) -> Result<(), StepError> {
+/// Lets the first process `init` go that waits at the door behind `visitor`, and waits until it runs its program.
+pub(crate) fn release(
+    visitor: BorrowedFd<'_>,
+    init: &Child,
+    answers: Option<&Answers<'_>>,
+) -> Result<(), StepError> {
     let mut buffer = vec![0; MAX_REPORT];
-    let n = seqpacket::recv(visitor, &mut buffer, &mut Vec::new(), true)
-        .map_err(|e| StepError::os("report", "read report", &e))?;
-    match buffer[..n].split_first() {
-        None => Ok(()),
-        Some((_, text)) => Err(failure(text)),
+    loop {
+        let mut fds = Vec::new();
+        let n = seqpacket::recv(visitor, &mut buffer, &mut fds, true)
+            .map_err(|e| StepError::os("report", "read report", &e))?;
+        match buffer[..n].split_first() {
+            None => return Ok(()),
+            Some((&report::LISTENER, _)) => {
+                if let (Some(page), Some(answers)) = (fds.pop(), answers) {
+                    let done = notify::hand_over(page, init.pidfd.as_fd(), init.pid, answers);
+                    done.inspect_err(|_| {
+                        process::signal(init.pidfd.as_fd(), 9).ok();
+                    })?;
+                }
+            }
+            Some((_, text)) => return Err(failure(text)),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod numbers;
 pub mod profile;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use corten_sys::seccomp::Instruction;
 use corten_wire::oci_runtime::{Seccomp, SeccompArg};
@@ -28,9 +29,9 @@ pub enum SeccompError {
         /// As written.
         name: String,
     },
-    /// Known, but nobody would answer the notifications.
-    #[error("action {0} is not supported")]
-    Unsupported(String),
+    /// Notifications that nobody would answer, or that would be about the runtime.
+    #[error("{0}")]
+    Notify(&'static str),
     /// It does not fit into a BPF program.
     #[error("the filter is too large")]
     TooLarge,
@@ -43,6 +44,17 @@ pub struct Program {
     pub(crate) instructions: Vec<Instruction>,
     /// `SECCOMP_FILTER_FLAG_…` bits.
     pub(crate) flags: u32,
+    /// Who answers for the filter.
+    pub(crate) listener: Option<Listener>,
+}
+
+/// The one who answers `SCMP_ACT_NOTIFY`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listener {
+    /// A unix socket.
+    pub(crate) path: PathBuf,
+    /// Passed on.
+    pub(crate) metadata: String,
 }
 
 /// Most rules that a profile may have, after names are counted one by one.
@@ -82,7 +94,28 @@ pub fn compile(seccomp: &Seccomp) -> Result<Program, SeccompError> {
         tables.push(table(&arch, seccomp, default)?);
     }
     let instructions = emit::program(&tables)?;
-    Ok(Program { instructions, flags: flags(&seccomp.flags)? })
+    let listener = listener(seccomp, default)?;
+    let mut flags = flags(&seccomp.flags)?;
+    if listener.is_some() {
+        flags |= corten_sys::seccomp::NEW_LISTENER;
+    } else {
+        // It is about nothing but notifications.
+        flags &= !WAIT_KILLABLE;
+    }
+    Ok(Program { instructions, flags, listener })
+}
+
+/// Who answers, if anything is to be answered.
+fn listener(seccomp: &Seccomp, default: u32) -> Result<Option<Listener>, SeccompError> {
+    if default == NOTIFY {
+        return Err(SeccompError::Notify("SCMP_ACT_NOTIFY cannot be used as default action"));
+    }
+    if !seccomp.syscalls.iter().any(|r| r.action == "SCMP_ACT_NOTIFY") {
+        return Ok(None);
+    }
+    let path = seccomp.listener_path.clone().filter(|p| !p.as_os_str().is_empty());
+    let path = path.ok_or(SeccompError::Notify("listenerPath not set but SCMP_ACT_NOTIFY used"))?;
+    Ok(Some(Listener { path, metadata: seccomp.listener_metadata.clone() }))
 }
 
 struct Arch {
@@ -186,6 +219,8 @@ fn check_arguments(arguments: &[SeccompArg]) -> Result<(), SeccompError> {
 
 const ERRNO: u32 = 0x0005_0000;
 const ENOSYS: u32 = ERRNO | 38;
+const NOTIFY: u32 = 0x7FC0_0000;
+const WAIT_KILLABLE: u32 = 1 << 5;
 /// What happens to calls of an architecture that the filter does not have: the thread is killed.
 const BAD_ARCHITECTURE: u32 = 0;
 
@@ -199,7 +234,7 @@ fn action(name: &str, errno: Option<u32>) -> Result<u32, SeccompError> {
         "SCMP_ACT_TRACE" => 0x7FF0_0000 | errno,
         "SCMP_ACT_LOG" => 0x7FFC_0000,
         "SCMP_ACT_ALLOW" => 0x7FFF_0000,
-        "SCMP_ACT_NOTIFY" => return Err(SeccompError::Unsupported(name.into())),
+        "SCMP_ACT_NOTIFY" => NOTIFY,
         _ => return Err(SeccompError::Unknown { what: "action", name: name.into() }),
     })
 }
@@ -212,6 +247,7 @@ fn flags(names: &[String]) -> Result<u32, SeccompError> {
             "SECCOMP_FILTER_FLAG_TSYNC" => 1 << 0,
             "SECCOMP_FILTER_FLAG_LOG" => 1 << 1,
             "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => 1 << 2,
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => WAIT_KILLABLE,
             _ => return Err(SeccompError::Unknown { what: "flag", name: name.clone() }),
         };
     }

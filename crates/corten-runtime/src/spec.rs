@@ -248,7 +248,7 @@ pub fn build(input: SpecInput) -> Result<Built, SpecError> {
         ..Process::default()
     };
     let spec = Spec {
-        oci_version: "1.2.0".into(),
+        oci_version: "1.3.0".into(),
         process: Some(process),
         root: Some(Root { path: "rootfs".into(), readonly: input.readonly_root }),
         hostname: input.hostname.clone(),

@@ -95,6 +95,21 @@ pub fn connect(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Connects to the stream socket at `path`, however long that is.
+///
+/// # Errors
+/// `NotFound` or `ConnectionRefused` if nobody listens there.
+pub fn connect_stream(path: &Path) -> io::Result<OwnedFd> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, flags, rustix::fs::Mode::empty())?;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    net::connect(&socket, &address(directory.as_fd(), name)?)?;
+    Ok(socket)
+}
+
 /// Sends one message with descriptors. Without `wait`, a full socket is `WouldBlock`.
 ///
 /// # Errors

@@ -12,10 +12,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use corten_sys::{caps, process, seqpacket};
-use corten_wire::oci_runtime::{Capabilities, Process, Rlimit};
+use corten_wire::oci_runtime::{Capabilities, Linux, Process, Rlimit};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, Uid};
 use rustix::process::Resource;
 
+use super::labels::Labels;
 use crate::fault::{StepError, errno_text};
 use crate::seccomp;
 use crate::spec::ALL_CAPABILITIES;
@@ -25,6 +26,8 @@ use crate::user::Identity;
 #[derive(Debug)]
 pub(super) struct Program<'a> {
     pub(super) process: &'a Process,
+    pub(super) linux: Option<&'a Linux>,
+    pub(super) labels: &'a Labels,
     pub(super) identity: &'a Identity,
     pub(super) seccomp: Option<&'a seccomp::Program>,
     pub(super) root: BorrowedFd<'a>,
@@ -46,9 +49,7 @@ pub(super) fn run(program: &Program<'_>) -> Result<Infallible, StepError> {
     for limit in &process.rlimits {
         set_limit(limit)?;
     }
-    if !process.apparmor_profile.is_empty() || !process.selinux_label.is_empty() {
-        return Err(StepError::new("label", "AppArmor profiles and SELinux labels are not supported"));
-    }
+    super::attributes::apply(process, program.linux)?;
     let env = environment(program);
     let sets = Sets::of(process.capabilities.as_ref());
     let fail = |e: io::Error| StepError::os("caps", "unable to apply caps", &e);
@@ -67,6 +68,7 @@ pub(super) fn run(program: &Program<'_>) -> Result<Infallible, StepError> {
     .map_err(fail)?;
     enter_directory(&process.cwd)?;
     let path = look_up(&process.args, &env)?;
+    program.labels.apply()?;
     if process.no_new_privileges {
         rustix::thread::set_no_new_privs(true)
             .map_err(|e| StepError::os("no_new_privs", "set no new privileges", &e.into()))?;
@@ -85,8 +87,7 @@ pub(super) fn run(program: &Program<'_>) -> Result<Infallible, StepError> {
     }
     let env = c_strings(&env)?;
     if let Some(filter) = program.seccomp {
-        corten_sys::seccomp::install(&filter.instructions, filter.flags)
-            .map_err(|e| StepError::os("seccomp", "unable to init seccomp", &e))?;
+        super::notify::install(filter, program.report)?;
     }
     caps::set(sets.effective & permitted, sets.permitted & permitted, inheritable).map_err(fail)?;
     caps::set_ambient(sets.ambient & inheritable & sets.permitted & permitted).map_err(fail)?;

@@ -118,8 +118,10 @@ fn one(
         }
         Origin::Inside if options.copy_up => filled(m, options, target.as_fd()).map_err(fail)?,
         Origin::Inside => {
-            mount::new(&m.fstype, &m.source, &options.data, options.change.set | options.deep.set)
-                .map_err(fail)?
+            let label = plan.spec.linux.as_ref().map_or("", |l| &l.mount_label);
+            let mut data = options.data.clone();
+            data.extend(super::labels::mount_option(&m.fstype, label));
+            mount::new(&m.fstype, &m.source, &data, options.change.set | options.deep.set).map_err(fail)?
         }
     };
     mount::attach(tree.as_fd(), target.as_fd()).map_err(fail)?;

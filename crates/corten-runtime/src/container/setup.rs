@@ -12,9 +12,10 @@ use corten_wire::oci_runtime::{ConsoleSize, Process};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 use super::become_program::{self, Program};
+use super::labels::Labels;
 use super::namespaces::{Namespaces, differs};
 use super::sources::Sources;
-use super::{ChildStdio, ExecPlan, Plan, report, rootfs, stage};
+use super::{ChildStdio, ExecPlan, Plan, attributes, report, rootfs, stage};
 use crate::fault::StepError;
 use crate::user::{self, Identity};
 
@@ -68,10 +69,14 @@ pub(super) fn container(
         pid = Some(joined(socket)?);
     }
     start(plan.process, namespaces.user.is_none())?;
+    let labels = Labels::open(plan.process)?;
     if namespaces.user.is_some() {
         stage::become_root()?;
     }
     if sources.is_none() {
+        if let Some(id) = plan.keyring {
+            attributes::join_keyring(id)?;
+        }
         for (fd, kind) in &namespaces.join {
             process::enter(fd.as_fd(), *kind).map_err(|e| StepError::os("setns", "join namespace", &e))?;
         }
@@ -127,13 +132,18 @@ pub(super) fn container(
         mount::change(root, Change { set: attr::RDONLY, ..Change::default() }, false).map_err(finish)?;
     }
     mount::enter_root(root).map_err(|e| StepError::os("pivot_root", "pivot_root", &e))?;
-    if matches!(linux.map(|l| l.rootfs_propagation.as_str()), Some("shared" | "rshared")) {
-        let change = Change { propagation: Some(Propagation::Shared), ..Change::default() };
-        mount::change(root, change, false).map_err(finish)?;
-    }
+    // Only now: nothing of what was made above shall have spread.
+    let propagation = match linux.map(|l| l.rootfs_propagation.as_str()) {
+        Some("shared" | "rshared") => Some(Propagation::Shared),
+        Some("unbindable" | "runbindable") => Some(Propagation::Unbindable),
+        _ => None,
+    };
+    mount::change(root, Change { propagation, ..Change::default() }, false).map_err(finish)?;
     let pid = pid.map_or_else(|| joined(socket), Ok)?;
     become_program::run(&Program {
         process: plan.process,
+        linux,
+        labels: &labels,
         identity: &identity,
         seccomp: plan.seccomp,
         root,
@@ -170,6 +180,12 @@ pub(super) fn exec(
     // Nobody inside may look into this process while it still has anything of the host's (CVE-2016-9962).
     corten_sys::caps::forbid_tracing().map_err(|e| StepError::os("exec", "prctl", &e))?;
     let mut pid = None;
+    let affinity = plan.process.exec_cpu_affinity.as_ref();
+    attributes::run_on(affinity.map_or("", |a| &a.initial))?;
+    let labels = Labels::open(plan.process)?;
+    if let Some(id) = plan.keyring {
+        attributes::join_keyring(id)?;
+    }
     let other_users = differs(plan.init_pid, "user");
     let mut kinds = MOUNT | NET | IPC | UTS | CGROUP;
     if other_users {
@@ -194,8 +210,11 @@ pub(super) fn exec(
     };
     take_stdio(stdio, slave, &identity)?;
     let pid = pid.map_or_else(|| joined(socket), Ok)?;
+    attributes::run_on(affinity.map_or("", |a| &a.last))?;
     become_program::run(&Program {
         process: plan.process,
+        linux: plan.linux,
+        labels: &labels,
         identity: &identity,
         seccomp: plan.seccomp,
         root: root.as_fd(),

@@ -69,7 +69,18 @@ impl Sources {
             })?,
             _ => root(plan.rootfs, plan.scratch).map_err(fail)?,
         };
-        let change = Change { propagation: Some(Propagation::Private), ..Change::default() };
+        let wanted = plan.spec.linux.as_ref().map_or("", |l| l.rootfs_propagation.as_str());
+        let propagation = match wanted {
+            "slave" | "rslave" => Propagation::Slave,
+            "" | "private" | "rprivate" | "shared" | "rshared" | "unbindable" | "runbindable" => {
+                Propagation::Private
+            }
+            other => {
+                let text = format!("rootfsPropagation={other} is not supported");
+                return Err(StepError::new("rootfs", text));
+            }
+        };
+        let change = Change { propagation: Some(propagation), ..Change::default() };
         mount::change(root.as_fd(), change, true).map_err(fail)?;
         Ok(Self { root, mounts })
     }

@@ -70,6 +70,9 @@ fn run(
     socket: BorrowedFd<'_>,
     first: impl FnOnce(Sources) -> i32,
 ) -> Result<Infallible, StepError> {
+    if let Some(id) = plan.keyring {
+        super::attributes::join_keyring(id)?;
+    }
     let enter = |fd: &OwnedFd, kind| {
         process::enter(fd.as_fd(), kind).map_err(|e| StepError::os("setns", "join namespace", &e))
     };

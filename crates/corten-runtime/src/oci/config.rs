@@ -13,22 +13,15 @@ use super::OciError;
 const MAX_FILE: u64 = 16 << 20;
 
 /// Settings of the specification that have no place in [`Spec`] because nothing here honours them.
-const REFUSED: [&str; 15] = [
+const REFUSED: [&str; 8] = [
     "/vm",
     "/solaris",
     "/windows",
     "/zos",
     "/linux/intelRdt",
-    "/linux/personality",
-    "/linux/memoryPolicy",
     "/linux/netDevices",
-    "/linux/mountLabel",
     "/linux/resources/network",
     "/linux/resources/rdma",
-    "/linux/seccomp/listenerPath",
-    "/process/scheduler",
-    "/process/ioPriority",
-    "/process/execCPUAffinity",
 ];
 
 fn is_empty(value: &Value) -> bool {

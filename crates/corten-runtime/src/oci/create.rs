@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use corten_base::time::{now_ns, rfc3339_nano};
+use corten_sys::process::Child;
 use corten_sys::seqpacket;
 use corten_wire::oci_runtime::{Process, Resources, Spec};
 use corten_wire::shim::Rootfs;
@@ -13,6 +14,7 @@ use super::foreground::{self, Terminal};
 use super::record::{Container, DOOR_NAME, Record, Status, remove, start_time};
 use super::{Context, OciError, absolute, config, listen_fds, preserved};
 use crate::cgroup::Cgroup;
+use crate::container::notify::Answers;
 use crate::container::{self, Alone, Launched, Plan, Stdio, hooks};
 use crate::fault::StepError;
 use crate::seccomp;
@@ -59,7 +61,13 @@ pub(super) fn start(context: &Context, given: &Arguments) -> Result<(), OciError
         }
         _ => OciError::io("connect to the container's init")(e),
     })?;
-    let released = container::release(visitor.as_fd());
+    let (filter, state) = (filter_of(&container.record.spec)?, container.record.state());
+    let Some(pidfd) = container.init() else {
+        return Err(OciError::refused("cannot start a container that has stopped"));
+    };
+    let init = Child { pid: container.record.pid, pidfd };
+    let answers = Answers::of(filter.as_ref(), &state);
+    let released = container::release(visitor.as_fd(), &init, answers.as_ref());
     corten_base::fs::ensure_absent(&door).map_err(|e| OciError::refused(e.to_string()))?;
     released.map_err(|step| OciError::Step { verb: "start", step })?;
     poststart(&container);
@@ -113,6 +121,15 @@ pub(super) fn write_pid(path: Option<&Path>, pid: i32) -> Result<(), OciError> {
         .map_err(|e| OciError::refused(e.to_string()))
 }
 
+/// The configuration's filter of system calls, compiled.
+pub(super) fn filter_of(spec: &Spec) -> Result<Option<seccomp::Program>, OciError> {
+    let given = spec.linux.as_ref().and_then(|l| l.seccomp.as_ref());
+    given
+        .map(seccomp::compile)
+        .transpose()
+        .map_err(|e| OciError::refused(format!("unable to init seccomp: {e}")))
+}
+
 /// Where a container's groups are when its configuration says nothing, and what it may not say.
 fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, OciError> {
     let given = spec.linux.as_ref().and_then(|l| l.cgroups_path.clone());
@@ -152,6 +169,7 @@ impl Draft {
             rootfs,
             created: rfc3339_nano(now_ns()),
             cgroup: cgroup.path(),
+            no_keyring: given.has("no-new-keyring"),
             spec,
         };
         Ok(Self { dir, record, cgroup, process, terminal, pid_file })
@@ -207,6 +225,7 @@ impl Draft {
             record.save(&self.dir).map_err(|e| StepError::new("state", e.to_string()))
         };
         let alone = Alone { door, hooks: &all, state: &state, preserve: preserved(given)?, born: &born };
+        let answers = Answers::of(filter.as_ref(), &state);
         let plan = Plan {
             spec,
             process: &self.process,
@@ -217,6 +236,8 @@ impl Draft {
             seccomp: filter.as_ref(),
             cgroup: &self.cgroup,
             stdin: false,
+            keyring: (!self.record.no_keyring).then_some(self.record.id.as_str()),
+            answers: answers.as_ref(),
             alone: Some(&alone),
         };
         container::launch(&plan).map_err(step)

@@ -3,13 +3,14 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use corten_wire::oci_runtime::{Capabilities, Hooks, Process, State, User};
+use corten_wire::oci_runtime::{Capabilities, Hooks, Process, User};
 
 use super::arguments::Arguments;
 use super::create::{pass_sockets, pid_file, write_pid};
 use super::foreground::{self, Terminal};
 use super::record::{Container, Status};
 use super::{Context, OciError, config, preserved};
+use crate::container::notify::Answers;
 use crate::container::{self, Alone, ExecPlan, Launched};
 use crate::fault::StepError;
 use crate::seccomp;
@@ -51,7 +52,8 @@ fn launch(container: &Container, process: &Process, given: &Arguments) -> Result
     let filter = given_filter.map(seccomp::compile).transpose();
     let filter =
         filter.map_err(|e| step(StepError::new("seccomp", format!("unable to init seccomp: {e}"))))?;
-    let (hooks, state, cgroup) = (Hooks::default(), State::default(), container.cgroup()?);
+    let (hooks, state, cgroup) = (Hooks::default(), container.record.state(), container.cgroup()?);
+    let answers = Answers::of(filter.as_ref(), &state);
     let alone =
         Alone { door: None, hooks: &hooks, state: &state, preserve: preserved(given)?, born: &|_| Ok(()) };
     let plan = ExecPlan {
@@ -61,7 +63,10 @@ fn launch(container: &Container, process: &Process, given: &Arguments) -> Result
         cgroup: &cgroup,
         init: init.as_fd(),
         init_pid: container.record.pid,
+        linux: container.record.spec.linux.as_ref(),
         stdin: false,
+        keyring: (!container.record.no_keyring).then_some(container.record.id.as_str()),
+        answers: answers.as_ref(),
         alone: Some(&alone),
     };
     container::exec(&plan).map_err(step)
@@ -69,7 +74,7 @@ fn launch(container: &Container, process: &Process, given: &Arguments) -> Result
 
 /// The process file, or the container's own process with what the flags say.
 fn process_of(container: &Container, given: &Arguments) -> Result<Process, OciError> {
-    for flag in ["pidfd-socket", "process-label", "apparmor", "cgroup"] {
+    for flag in ["pidfd-socket", "cgroup"] {
         if given.value(flag).is_some_and(|v| !v.is_empty()) {
             return Err(OciError::Unsupported(format!("--{flag}")));
         }
@@ -92,6 +97,12 @@ fn process_of(container: &Container, given: &Arguments) -> Result<Process, OciEr
     process.no_new_privileges |= given.has("no-new-privs");
     if let Some(user) = given.value("user").filter(|u| !u.is_empty()) {
         set_user(&mut process.user, user)?;
+    }
+    if let Some(label) = given.value("process-label").filter(|l| !l.is_empty()) {
+        process.selinux_label = label.to_owned();
+    }
+    if let Some(profile) = given.value("apparmor").filter(|p| !p.is_empty()) {
+        process.apparmor_profile = profile.to_owned();
     }
     for gid in given.values("additional-gids") {
         let gid = gid.parse().map_err(|_| OciError::Usage(format!("parsing {gid:?} as a gid failed")))?;

@@ -35,6 +35,9 @@ pub(super) struct Record {
     /// RFC 3339.
     pub(super) created: String,
     pub(super) cgroup: PathBuf,
+    /// Its processes have the session keyring of whoever made them.
+    #[serde(default)]
+    pub(super) no_keyring: bool,
     /// As read, for further processes and hooks.
     pub(super) spec: Spec,
 }

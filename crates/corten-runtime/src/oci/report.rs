@@ -12,7 +12,7 @@ use super::{Context, OciError};
 use crate::cgroup::{BlkioEntry, Stats};
 
 /// The version of the specification that is followed.
-pub(super) const SPEC_VERSION: &str = "1.2.0";
+pub(super) const SPEC_VERSION: &str = "1.3.0";
 
 /// Writes to standard output; that nobody reads it is not our failure.
 fn print(text: &str) {

@@ -1,5 +1,7 @@
 //! Docker's profile format: OCI rules with conditions on capabilities, architecture and kernel version.
 
+use std::path::PathBuf;
+
 use corten_wire::oci_runtime::{Seccomp, SeccompArg, SeccompRule};
 use serde::Deserialize;
 
@@ -14,6 +16,8 @@ struct Profile {
     arch_map: Option<Vec<ArchMap>>,
     flags: Option<Vec<String>>,
     syscalls: Option<Vec<Rule>>,
+    listener_path: Option<PathBuf>,
+    listener_metadata: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -81,7 +85,8 @@ pub fn resolve(text: &str, capabilities: &[String]) -> Result<Seccomp, SeccompEr
         architectures,
         flags: profile.flags.unwrap_or_default(),
         syscalls,
-        ..Seccomp::default()
+        listener_path: profile.listener_path,
+        listener_metadata: profile.listener_metadata.unwrap_or_default(),
     };
     super::compile(&seccomp)?;
     Ok(seccomp)

@@ -12,10 +12,11 @@ use std::os::fd::AsFd;
 
 use corten_base::Kind;
 use corten_sys::process::{self, Child};
-use corten_wire::oci_runtime::{Process, Resources};
+use corten_wire::oci_runtime::{Process, Resources, State};
 use corten_wire::shim::{Bootstrap, Fault, UserSpec};
 
 use crate::cgroup::{Cgroup, CgroupError};
+use crate::container::notify::Answers;
 use crate::container::{self, ExecPlan, Launched, Plan};
 use crate::fault::{StepError, Way, errno_text};
 use crate::seccomp::{self, Program};
@@ -52,6 +53,8 @@ pub(super) fn fault(kind: Kind, step: &str, message: impl Into<String>) -> Fault
 pub(super) struct BuiltIn {
     cgroup: Cgroup,
     seccomp: Option<Program>,
+    /// For who answers for the filter.
+    state: State,
 }
 
 impl BuiltIn {
@@ -64,6 +67,14 @@ impl BuiltIn {
         let fail = |e: StepError| e.into_fault(Way::Create);
         let seccomp = filter(bootstrap, process)
             .map_err(|e| fail(StepError::new("seccomp", format!("unable to init seccomp: {e}"))))?;
+        let state = State {
+            oci_version: bootstrap.spec.oci_version.clone(),
+            id: bootstrap.id.clone(),
+            bundle: bootstrap.dir.clone(),
+            annotations: bootstrap.spec.annotations.clone(),
+            ..State::default()
+        };
+        let answers = Answers::of(seccomp.as_ref(), &state);
         let plan = Plan {
             spec: &bootstrap.spec,
             process,
@@ -74,13 +85,15 @@ impl BuiltIn {
             seccomp: seccomp.as_ref(),
             cgroup,
             stdin: bootstrap.stdin.open,
+            keyring: Some(&bootstrap.id),
+            answers: answers.as_ref(),
             alone: None,
         };
         let none = Resources::default();
         let resources = bootstrap.spec.linux.as_ref().and_then(|l| l.resources.as_ref()).unwrap_or(&none);
         let created = cgroup.create(resources).map_err(|e| fail(group(&e)));
         match created.and_then(|()| container::launch(&plan).map_err(fail)) {
-            Ok(launched) => Ok((Self { cgroup: cgroup.clone(), seccomp }, launched)),
+            Ok(launched) => Ok((Self { cgroup: cgroup.clone(), seccomp, state }, launched)),
             Err(fault) => {
                 cgroup.destroy().ok();
                 Err(fault)
@@ -108,6 +121,7 @@ fn filter(bootstrap: &Bootstrap, process: &Process) -> Result<Option<Program>, s
 
 impl OciRuntime for BuiltIn {
     fn exec(&mut self, init: &Child, wanted: &Further<'_>) -> Result<Launched, Fault> {
+        let answers = Answers::of(self.seccomp.as_ref(), &self.state);
         let plan = ExecPlan {
             process: wanted.process,
             user: wanted.user,
@@ -115,7 +129,10 @@ impl OciRuntime for BuiltIn {
             cgroup: &self.cgroup,
             init: init.pidfd.as_fd(),
             init_pid: init.pid,
+            linux: None,
             stdin: wanted.stdin,
+            keyring: Some(&self.state.id),
+            answers: answers.as_ref(),
             alone: None,
         };
         container::exec(&plan).map_err(|e| e.into_fault(Way::Exec))

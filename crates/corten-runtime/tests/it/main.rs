@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod attacks;
+mod attributes;
 mod bench;
 mod harness;
 mod inside;
