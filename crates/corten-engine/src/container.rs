@@ -19,7 +19,7 @@ use corten_wire::api::container::{WaitError, WaitResponse};
 use corten_wire::api::host_config::{UpdateRequest, UpdateResponse};
 use corten_wire::api::inspect::ContainerInspect;
 use corten_wire::oci_runtime::ConsoleSize;
-use corten_wire::shim::{Call, LogDriver};
+use corten_wire::shim::Call;
 use std::os::fd::BorrowedFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -34,10 +34,10 @@ use self::phase::{Answer, Event, Refusal};
 pub(crate) use self::phase::{Found, Phase};
 pub(crate) use self::task::{Edit, Mail, Start, spawn};
 use crate::error::{Error, Result, conflict, forbidden, internal, invalid};
-use crate::logs::{self, LogQuery, LogSource, LogStream};
 use crate::shared::Shared;
 use crate::view::{ContainerView, Status};
-use crate::{merge, names, signal, validate};
+use crate::{names, signal, validate};
+use corten_logs::{LogQuery, LogSource, LogStream};
 
 /// Whether a request changed anything; `Unchanged` is 304 at the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -433,8 +433,8 @@ impl Container {
             return Err(invalid("must specify at least one of 'stdout' or 'stderr'"));
         }
         let view = self.view();
-        let options = merge::log_options(&view.record.host.log_config, &view.record.config)?;
-        if options.driver == LogDriver::None {
+        let log = &view.record.host.log_config;
+        if !corten_logs::Options::parse(&log.kind, &log.config)?.readable {
             return Err(crate::error::unsupported("configured logging driver does not support reading"));
         }
         let paths = self.entry.shared.paths(self.id(), &view.record.host.log_config.kind);
@@ -442,7 +442,7 @@ impl Container {
         let mut query = query.clone();
         query.follow &= view.is_running();
         let (exits, watch) = (view.exits, self.entry.view.clone());
-        Ok(logs::read(source, &query, move || {
+        Ok(corten_logs::read(source, &query, move || {
             let now = watch.borrow();
             now.exits != exits || !now.is_running() || now.gone
         }))

@@ -144,6 +144,12 @@ pub(crate) fn invalid(text: impl Into<String>) -> Error {
     Error::Refused { kind: Kind::InvalidArgument, text: text.into() }
 }
 
+impl From<corten_logs::LogError> for Error {
+    fn from(error: corten_logs::LogError) -> Self {
+        Self::Refused { kind: error.kind(), text: error.to_string() }
+    }
+}
+
 /// The request is at odds with the state (409).
 pub(crate) fn conflict(text: impl Into<String>) -> Error {
     Error::Refused { kind: Kind::Conflict, text: text.into() }

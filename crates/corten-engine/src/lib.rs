@@ -34,7 +34,6 @@ mod exec;
 mod failpoint;
 mod filters;
 mod hosts;
-mod logs;
 mod merge;
 mod mounts;
 mod names;
@@ -53,11 +52,11 @@ pub use container::{
     AttachSpec, Attached, ByteStream, CommitSpec, Container, DetachKeys, Outcome, PutOptions, RemoveOptions,
     WaitCondition,
 };
+pub use corten_logs::{LogQuery, LogStream};
 pub use engine::{Counts, Engine, EngineUsage, ListOptions};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecStart};
 pub use failpoint::VARIABLE as FAILPOINT_VARIABLE;
 pub use filters::EventFilter;
-pub use logs::{LogQuery, LogStream};
 pub use record::{ContainerRecord, MountKind, MountRecord, RootfsRecord, Standing, StateRecord};
 pub use view::{ContainerView, Endpoint, Status, human_duration};

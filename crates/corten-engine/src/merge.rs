@@ -1,7 +1,5 @@
 //! A request's configuration on top of the image's, and the daemon's defaults below the host configuration. Pure.
 
-use std::collections::BTreeMap;
-
 use corten_runtime::spec::{MASKED_PATHS, READONLY_PATHS};
 use corten_wire::api::container::{ContainerConfig, Healthcheck};
 use corten_wire::api::host_config::HostConfig;
@@ -163,124 +161,6 @@ fn log_config(
     own
 }
 
-/// Options of the log drivers we have, parsed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LogOptions {
-    pub(crate) driver: corten_wire::shim::LogDriver,
-    pub(crate) max_size: Option<u64>,
-    pub(crate) max_file: u32,
-    pub(crate) compress: bool,
-    /// What `labels`, `labels-regex`, `env`, `env-regex` and `tag` choose.
-    pub(crate) attrs: BTreeMap<String, String>,
-}
-
-/// Checks driver and options in Docker's words.
-pub(crate) fn log_options(
-    log: &corten_wire::api::host_config::LogConfig,
-    config: &ContainerConfig,
-) -> Result<LogOptions> {
-    use corten_wire::shim::LogDriver;
-    let driver = match log.kind.as_str() {
-        "json-file" => LogDriver::JsonFile,
-        "local" => LogDriver::Local,
-        "none" => LogDriver::None,
-        other => {
-            return Err(invalid(format!("logger: no log driver named '{other}' is registered")));
-        }
-    };
-    let mut options = LogOptions {
-        driver,
-        // COMPAT: local rotates by default, json-file only if asked to.
-        max_size: (driver == LogDriver::Local).then_some(20 << 20),
-        max_file: if driver == LogDriver::Local { 5 } else { 1 },
-        compress: driver == LogDriver::Local,
-        attrs: BTreeMap::new(),
-    };
-    if driver == LogDriver::None {
-        return Ok(options);
-    }
-    let mut tag_given = false;
-    for (key, value) in &log.config {
-        match (key.as_str(), driver) {
-            ("max-size", _) => {
-                options.max_size = match corten_base::units::ram_in_bytes(value) {
-                    _ if value == "-1" => None,
-                    Some(bytes) if bytes > 0 => u64::try_from(bytes).ok(),
-                    _ => {
-                        return Err(invalid(format!(
-                            "invalid value for max-size: {value}: invalid size: '{value}'"
-                        )));
-                    }
-                };
-            }
-            ("max-file", _) => {
-                options.max_file = value.parse().ok().filter(|n| *n >= 1).ok_or_else(|| {
-                    invalid(format!("invalid value for max-file: {value}: max-file cannot be less than 1"))
-                })?;
-            }
-            ("compress", _) => {
-                options.compress = match value.as_str() {
-                    "true" | "1" => true,
-                    "false" | "0" => false,
-                    _ => return Err(invalid(format!("invalid value for compress: {value}"))),
-                };
-            }
-            // How lines reach the log is ours to choose: a blocking pipe loses nothing.
-            ("mode", _) if value == "blocking" || value == "non-blocking" => {}
-            ("mode", _) => return Err(invalid(format!("logger: logging mode not supported: {value}"))),
-            ("max-buffer-size", _) => {
-                corten_base::units::ram_in_bytes(value).ok_or_else(|| {
-                    invalid(format!("error parsing option max-buffer-size: invalid size: '{value}'"))
-                })?;
-            }
-            ("labels", LogDriver::JsonFile) => {
-                let labels = config.labels.clone().unwrap_or_default();
-                options
-                    .attrs
-                    .extend(value.split(',').filter_map(|l| Some((l.to_owned(), labels.get(l)?.clone()))));
-            }
-            ("env", LogDriver::JsonFile) => {
-                let env = config.env.clone().unwrap_or_default();
-                let all: BTreeMap<&str, &str> = env.iter().filter_map(|e| e.split_once('=')).collect();
-                options
-                    .attrs
-                    .extend(value.split(',').filter_map(|n| Some((n.to_owned(), (*all.get(n)?).to_owned()))));
-            }
-            ("labels-regex", LogDriver::JsonFile) => {
-                let regex = pattern(key, value)?;
-                let labels = config.labels.clone().unwrap_or_default();
-                options.attrs.extend(labels.into_iter().filter(|(l, _)| regex.is_match(l)));
-            }
-            ("env-regex", LogDriver::JsonFile) => {
-                let regex = pattern(key, value)?;
-                for (name, value) in config.env.iter().flatten().filter_map(|e| e.split_once('=')) {
-                    if regex.is_match(name) {
-                        options.attrs.insert(name.to_owned(), value.to_owned());
-                    }
-                }
-            }
-            ("tag", LogDriver::JsonFile) => tag_given = !value.is_empty(),
-            (other, _) => {
-                return Err(invalid(format!("unknown log opt '{other}' for {} log driver", log.kind)));
-            }
-        }
-    }
-    if tag_given {
-        return Err(invalid("log opt 'tag' is not supported by this engine"));
-    }
-    if driver == LogDriver::JsonFile
-        && options.compress
-        && (options.max_file < 2 || options.max_size.is_none())
-    {
-        return Err(invalid("compress cannot be true when max-file is less than 2 or max-size is not set"));
-    }
-    Ok(options)
-}
-
-fn pattern(key: &str, value: &str) -> Result<regex::Regex> {
-    regex::Regex::new(value).map_err(|_| invalid(format!("invalid value for {key}: {value}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,22 +189,5 @@ mod tests {
         let merged = config(user(r#"{"Env":["B=3"],"Cmd":["x"]}"#), &both).unwrap();
         assert_eq!(merged.env.unwrap(), ["B=3", "A=1"]);
         assert_eq!(config(user("{}"), &image("{}")).unwrap_err().to_string(), "no command specified");
-    }
-
-    #[test]
-    fn log_drivers_and_options() {
-        let try_ = |json: &str| {
-            log_options(&serde_json::from_str(json).unwrap(), &ContainerConfig::default())
-                .map_err(|e| e.to_string())
-        };
-        let ok = try_(r#"{"Type":"json-file","Config":{"max-size":"1m","max-file":"2"}}"#).unwrap();
-        assert_eq!((ok.max_size, ok.max_file), (Some(1 << 20), 2));
-        assert_eq!(try_(r#"{"Type":"local"}"#).unwrap().max_file, 5);
-        assert!(try_(r#"{"Type":"nope"}"#).is_err());
-        assert_eq!(
-            try_(r#"{"Type":"json-file","Config":{"bogus":"1"}}"#).unwrap_err(),
-            "unknown log opt 'bogus' for json-file log driver"
-        );
-        assert!(try_(r#"{"Type":"json-file","Config":{"max-size":"abc"}}"#).is_err());
     }
 }

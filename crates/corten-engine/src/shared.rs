@@ -33,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) bus: Bus,
     pub(crate) networks: Networks,
     pub(crate) volumes: Volumes,
+    pub(crate) logs: corten_logs::Forwarders,
     pub(crate) launcher: Launcher,
     pub(crate) monitor: OnceLock<Monitor>,
     /// Held while the daemon runs, where it was asked for.
@@ -69,6 +70,7 @@ impl Shared {
             bus,
             networks,
             volumes,
+            logs: corten_logs::Forwarders::default(),
             launcher,
             monitor: OnceLock::new(),
             joins: OnceLock::new(),

@@ -18,8 +18,8 @@ use tokio::net::unix::pipe;
 
 use super::{Container, Mail};
 use crate::error::{Error, Result, conflict, invalid};
-use crate::logs::{LogQuery, LogStream};
 use crate::view::Status;
+use corten_logs::{LogQuery, LogStream};
 
 /// What a client of `attach` wants.
 #[derive(Debug, Clone, Default)]

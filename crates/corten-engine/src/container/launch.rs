@@ -27,7 +27,7 @@ use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, StateRecord}
 use crate::shared::Shared;
 use crate::spec::Surroundings;
 use crate::view::Endpoint;
-use crate::{devices, merge, spec};
+use crate::{devices, spec};
 
 /// What exists of a container only while it runs; kept in `run.json` for the next daemon.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -117,7 +117,10 @@ pub(crate) fn launch(
     shared: &Arc<Shared>,
     record: &ContainerRecord,
     attach: Vec<(Attach, OwnedFd)>,
+    by_hand: bool,
 ) -> Result<Launched> {
+    // COMPAT: a receiver that is not there fails a start, but not a restart by policy.
+    let job = delivery(shared, record, by_hand)?;
     let dir = shared.run_dir(&record.id);
     make_dir(&dir, 0o711)?;
     for name in [shim::EXIT_NAME, shim::SOCKET_NAME, shim::SHIM_NAME, RUN] {
@@ -129,7 +132,10 @@ pub(crate) fn launch(
         start(shared, record, &around, attach)
     });
     match started {
-        Ok((shim, started)) => Ok(Launched { shim, started, run }),
+        Ok((shim, started)) => {
+            deliver(shared, record, job);
+            Ok(Launched { shim, started, run })
+        }
         Err(error) => {
             clean_up(shared, record, &run);
             Err(error)
@@ -339,8 +345,9 @@ fn find_program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(is_program)
 }
 
+/// How the container's output is recorded.
 fn logging(shared: &Shared, record: &ContainerRecord) -> Result<Logging> {
-    let options = merge::log_options(&record.host.log_config, &record.config)?;
+    let (options, info) = log_options(record)?;
     let path = shared.paths(&record.id, &record.host.log_config.kind).log;
     if let Some(dir) = path.parent() {
         make_dir(dir, 0o710)?;
@@ -351,8 +358,50 @@ fn logging(shared: &Shared, record: &ContainerRecord) -> Result<Logging> {
         max_size: options.max_size,
         max_file: options.max_file,
         compress: options.compress,
-        attrs: options.attrs,
+        attrs: options.record_attributes(&info)?,
     })
+}
+
+fn log_options(record: &ContainerRecord) -> Result<(corten_logs::Options, corten_logs::Info)> {
+    let config = &record.config;
+    let log = &record.host.log_config;
+    let (path, args) = crate::view::command(record);
+    let info = corten_logs::Info {
+        id: record.id.to_string(),
+        name: record.name.clone(),
+        image_id: record.image.as_ref().map(ToString::to_string).unwrap_or_default(),
+        image_name: config.image.clone(),
+        command: std::iter::once(path).chain(args).collect(),
+        created: corten_base::time::rfc3339_nano(i128::from(record.created_ns)),
+        env: config.env.clone().unwrap_or_default(),
+        labels: config.labels.clone().unwrap_or_default(),
+        options: log.config.clone(),
+    };
+    Ok((corten_logs::Options::parse(&log.kind, &log.config)?, info))
+}
+
+/// The delivery of its log to the driver's receiver, if it has one. `probe`: the receiver must be there.
+pub(crate) fn delivery(
+    shared: &Shared,
+    record: &ContainerRecord,
+    probe: bool,
+) -> Result<Option<corten_logs::Job>> {
+    // Most containers have none.
+    if matches!(record.host.log_config.kind.as_str(), "json-file" | "local" | "none") {
+        return Ok(None);
+    }
+    let (options, info) = log_options(record)?;
+    let path = shared.paths(&record.id, &record.host.log_config.kind).log;
+    Ok(corten_logs::Job::new(&options, &info, path, probe)?)
+}
+
+/// Begins to deliver. What cannot be delivered now is when the container starts again.
+pub(crate) fn deliver(shared: &Shared, record: &ContainerRecord, job: Option<corten_logs::Job>) {
+    if let Some(job) = job
+        && let Err(error) = shared.logs.start(record.id.as_str(), job)
+    {
+        tracing::error!(container.id = %record.id, %error, "log is not delivered");
+    }
 }
 
 /// Ends what is left in the container's control group and removes it: the shim could not.
@@ -413,7 +462,10 @@ pub(crate) fn delete(shared: &Arc<Shared>, record: &ContainerRecord, volumes: bo
     }
     shared.forget(&record.id, &record.name);
     let (shared, id) = (shared.clone(), record.id.clone());
-    tokio::runtime::Handle::current().spawn_blocking(move || delete_files(&shared, &id));
+    tokio::spawn(async move {
+        shared.logs.drain(id.as_str()).await;
+        let _ended = tokio::task::spawn_blocking(move || delete_files(&shared, &id)).await;
+    });
     Ok(())
 }
 

@@ -319,7 +319,7 @@ impl Task {
         self.state.oom_killed = false;
         let (shared, record, attach) =
             (self.shared.clone(), self.record.clone(), std::mem::take(&mut self.waiting));
-        let launched = blocking(move || launch::launch(&shared, &record, attach)).await;
+        let launched = blocking(move || launch::launch(&shared, &record, attach, reset)).await;
         match launched {
             Ok(Launched { shim, started, run }) => {
                 failpoint!("engine.start.after_shim");
@@ -370,6 +370,7 @@ impl Task {
             self.state.finished_ns = i64::try_from(exit.at).unwrap_or(i64::MAX);
         }
         self.exits += 1;
+        self.shared.logs.ended(self.record.id.as_str());
         self.remember();
     }
 
@@ -631,6 +632,15 @@ impl Task {
 
     async fn recover(&mut self, found: Found, shim: Option<Shim>, run: Run) {
         self.run = run;
+        match launch::delivery(&self.shared, &self.record, false) {
+            Ok(job) => launch::deliver(&self.shared, &self.record, job),
+            Err(error) => {
+                tracing::error!(container.id = %self.record.id, error = error.chain(), "log is not delivered");
+            }
+        }
+        if !matches!(found, Found::Alive { .. }) {
+            self.shared.logs.ended(self.record.id.as_str());
+        }
         if let Found::Alive { pid: _, started, .. } = found {
             self.set_shim(shim);
             self.state.standing = Standing::Running;

@@ -100,7 +100,7 @@ impl Engine {
         base: Base,
     ) -> Result<Container> {
         let shared = self.shared.clone();
-        merge::log_options(&host.log_config, &config)?;
+        corten_logs::Options::parse(&host.log_config.kind, &host.log_config.config)?.check_host()?;
         spec::security(host.security_opt.as_deref().unwrap_or_default())?;
         spec::check_sysctls(&host)?;
         for mode in [&host.network_mode, &host.pid_mode, &host.ipc_mode] {

@@ -163,12 +163,11 @@ fn engine(s: &Settings, root: PathBuf, exec_root: PathBuf) -> Result<EngineConfi
     let mut e = EngineConfig::new(root, exec_root);
     e.fast_joins = s.list("exec-opt").iter().any(|o| o == "native.cgroup-favordynmods=true");
     if let Some(driver) = s.text("log-driver") {
-        if !["json-file", "local", "none"].contains(&driver) {
-            return Err(wrong(format!("logger: no log driver named '{driver}' is registered")));
-        }
         driver.clone_into(&mut e.log.kind);
     }
     e.log.config = s.map("log-opt");
+    corten_logs::Options::parse(&e.log.kind, &e.log.config)
+        .map_err(|e| wrong(format!("failed to set log opts: {e}")))?;
     e.ulimits = ulimits(s)?;
     if let Some(size) = s.text("default-shm-size") {
         e.shm_size = units::ram_in_bytes(size).ok_or_else(|| wrong(format!("invalid size: '{size}'")))?;
@@ -413,7 +412,10 @@ mod tests {
             (&["--storage-driver", "zfs"][..], "--storage-driver=zfs is not supported"),
             (&["--tlsverify"], "TLS needs --tlscert"),
             (&["--dns", "nope"], "nope is not an ip address"),
-            (&["--log-driver", "nope"], "logger: no log driver named 'nope' is registered"),
+            (
+                &["--log-driver", "nope"],
+                "failed to set log opts: logger: no log driver named 'nope' is registered",
+            ),
             (&["-H", "ftp://x"], "Invalid bind address format: ftp://x"),
             (&["--label", "x"], "bad attribute format: x"),
             (

@@ -116,7 +116,7 @@ fn info(config: &Config, kernel: String, machine: String) -> anyhow::Result<Info
             volume: names(&["local"]),
             network: names(&["bridge", "host", "ipvlan", "macvlan", "null"]),
             authorization: None,
-            log: names(&["json-file", "local", "none"]),
+            log: corten_logs::DRIVERS.iter().filter(|d| **d != "none").map(|d| (*d).to_owned()).collect(),
         },
         memory_limit: cgroups.has("memory/memory.limit_in_bytes", "memory"),
         swap_limit: cgroups.has("memory/memory.memsw.limit_in_bytes", "memory"),

@@ -9,8 +9,6 @@
 //!  oldest                    newest
 //! ```
 
-mod json;
-
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -22,7 +20,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
-use self::json::{Next, Render};
+use crate::json::{Next, Render};
 
 /// How often a followed file is looked at.
 const POLL: Duration = Duration::from_millis(20);
@@ -57,20 +55,18 @@ pub type LogStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 /// Everything a reader needs to know about one log.
 #[derive(Debug, Clone)]
-pub(crate) struct LogSource {
-    pub(crate) path: PathBuf,
-    pub(crate) tty: bool,
+pub struct LogSource {
+    /// The newest file.
+    pub path: PathBuf,
+    /// The container has a terminal: raw bytes instead of frames.
+    pub tty: bool,
     /// The reader asked to follow, and expects a frame for each line, also where nothing is left to follow.
-    pub(crate) line_frames: bool,
+    pub line_frames: bool,
 }
 
 /// Starts reading. `ended` says whether the run that is followed is over; it is asked before each look at the file, so
 /// that nothing written before the end is missed.
-pub(crate) fn read(
-    source: LogSource,
-    query: &LogQuery,
-    ended: impl Fn() -> bool + Send + 'static,
-) -> LogStream {
+pub fn read(source: LogSource, query: &LogQuery, ended: impl Fn() -> bool + Send + 'static) -> LogStream {
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(4);
     let reader = Reader {
         render: Render {
@@ -309,7 +305,8 @@ impl Reader {
     }
 }
 
-fn numbered(path: &Path, n: u32, suffix: &str) -> PathBuf {
+/// Name of a rotated file.
+pub(crate) fn numbered(path: &Path, n: u32, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{n}{suffix}"));
     PathBuf::from(name)

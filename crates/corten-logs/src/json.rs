@@ -9,24 +9,24 @@ use memchr::{memchr, memchr2};
 
 /// What to keep of the log, and how to present it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Render {
-    pub(super) stdout: bool,
-    pub(super) stderr: bool,
-    pub(super) timestamps: bool,
-    pub(super) details: bool,
+pub(crate) struct Render {
+    pub(crate) stdout: bool,
+    pub(crate) stderr: bool,
+    pub(crate) timestamps: bool,
+    pub(crate) details: bool,
     /// Frames carry the stream's number; a terminal has one stream and no frames.
-    pub(super) framed: bool,
+    pub(crate) framed: bool,
     /// A frame for each line, as clients that follow and read by frames expect; otherwise lines share them.
-    pub(super) line_frames: bool,
+    pub(crate) line_frames: bool,
     /// Nanoseconds; lines before are left out.
-    pub(super) since: Option<i128>,
+    pub(crate) since: Option<i128>,
     /// Nanoseconds; the first line after ends the log.
-    pub(super) until: Option<i128>,
+    pub(crate) until: Option<i128>,
 }
 
 /// Whether to go on reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(crate) enum Next {
     More,
     /// A line after `until` was seen.
     Done,
@@ -55,7 +55,7 @@ struct Line<'a> {
 
 impl Render {
     /// Renders all complete lines of `input` into `out`; returns how many bytes of `input` were used.
-    pub(super) fn lines(&self, input: &[u8], out: &mut Vec<u8>) -> (usize, Next) {
+    pub(crate) fn lines(&self, input: &[u8], out: &mut Vec<u8>) -> (usize, Next) {
         let mut at = 0;
         let mut frame = None;
         while let Some(end) = memchr(b'\n', &input[at..]) {
@@ -182,6 +182,54 @@ fn split(line: &[u8]) -> Option<Line<'_>> {
     (rest[end..] == *b"\"}").then_some(Line { log, stderr, time: &rest[..end], attrs })
 }
 
+/// One record, as a receiver gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// What the container wrote, line end included.
+    pub(crate) text: Vec<u8>,
+    pub(crate) stderr: bool,
+    /// Nanoseconds since the epoch.
+    pub(crate) time_ns: i128,
+    /// It is a piece of a longer line.
+    pub(crate) part: Option<Part>,
+}
+
+/// Which piece of a long line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// From 1.
+    pub(crate) ordinal: u32,
+    pub(crate) last: bool,
+}
+
+/// The shim splits longer lines into pieces of this length.
+const LONGEST_LINE: usize = 16 * 1024;
+
+impl Record {
+    /// Without the line end.
+    pub(crate) fn line(&self) -> &[u8] {
+        self.text.strip_suffix(b"\n").unwrap_or(&self.text)
+    }
+}
+
+/// Counts the pieces of long lines, per stream.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces([u32; 2]);
+
+impl Pieces {
+    /// The record in a line of the log; `None` where it is none.
+    pub(crate) fn record(&mut self, line: &[u8]) -> Option<Record> {
+        let parts = split(line)?;
+        let mut text = Vec::with_capacity(parts.log.len());
+        unescape(parts.log, &mut text);
+        let pieces = &mut self.0[usize::from(parts.stderr)];
+        let more = text.len() >= LONGEST_LINE && text.last() != Some(&b'\n');
+        let part = (more || *pieces > 0).then(|| Part { ordinal: *pieces + 1, last: !more });
+        *pieces = if more { *pieces + 1 } else { 0 };
+        Some(Record { text, stderr: parts.stderr, time_ns: parse_time(parts.time)?, part })
+    }
+}
+
 /// Appends the text of a JSON string's contents.
 fn unescape(mut text: &[u8], out: &mut Vec<u8>) {
     while let Some(at) = memchr(b'\\', text) {
@@ -240,7 +288,7 @@ fn push_fixed_time(time: &[u8], out: &mut Vec<u8>) {
 }
 
 /// `a=b,c=d` in the order of the keys, as `--details` shows them.
-pub(super) fn push_attrs(attrs: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn push_attrs(attrs: &[u8], out: &mut Vec<u8>) {
     if attrs.is_empty() {
         return;
     }
@@ -256,7 +304,7 @@ pub(super) fn push_attrs(attrs: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Nanoseconds of `2026-11-21T10:00:00.5Z`, without allocation; other RFC 3339 forms by the library.
-pub(super) fn parse_time(text: &[u8]) -> Option<i128> {
+pub(crate) fn parse_time(text: &[u8]) -> Option<i128> {
     fn number(digits: &[u8]) -> Option<i64> {
         digits.iter().try_fold(0i64, |n, d| d.is_ascii_digit().then(|| n * 10 + i64::from(d - b'0')))
     }
