@@ -40,6 +40,9 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("nft", "nftables"),
+    ("iptables", "iptables"),
+    // Never active on the machine itself: a test has its own in namespaces.
+    ("ufw", "ufw"),
     ("skopeo", "skopeo"),
     // A foreign runtime of the daemon.
     ("runc", "runc"),

@@ -36,6 +36,16 @@ pub struct DefaultBridge {
     pub default_gateway_v6: Option<Ipv6Addr>,
 }
 
+/// What published ports have to do with the host's own rules (`--firewall`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HostRules {
+    /// As in Docker: a published port is open, whatever the host's rules for itself say.
+    #[default]
+    Docker,
+    /// A published port is subject to the rules of the hook `input` like a port of the host.
+    Respect,
+}
+
 /// Everything [`crate::Net::open`] needs to know.
 #[derive(Debug, Clone)]
 pub struct NetConfig {
@@ -56,9 +66,13 @@ pub struct NetConfig {
     pub ip_forward_no_drop: bool,
     /// `--iptables` and `--ip6tables`: whether packet filter rules are made at all.
     pub firewall: bool,
+    /// `--firewall`.
+    pub host_rules: HostRules,
     /// Nobody else may change our rules, where the kernel can see to that (Linux 6.9). Elsewhere, and if this is false,
     /// rules that somebody takes away are made again at once.
     pub exclusive_rules: bool,
+    /// `--allow-direct-routing`: published ports can be reached at containers' own addresses from other links.
+    pub direct_routing: bool,
     /// `--ip-masq` of the default bridge.
     pub ip_masq: bool,
     /// `--icc` of the default bridge.
@@ -82,7 +96,9 @@ impl NetConfig {
             ip_forward: true,
             ip_forward_no_drop: false,
             firewall: true,
+            host_rules: HostRules::Docker,
             exclusive_rules: true,
+            direct_routing: false,
             ip_masq: true,
             icc: true,
             host_ip: None,

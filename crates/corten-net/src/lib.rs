@@ -23,7 +23,8 @@
 //! # Threads
 //!
 //! `net-sandbox` makes namespaces ready ahead of need and takes links down behind the caller's back; `net-dns`
-//! serves every container's 127.0.0.11; `net-filter` exists only where the kernel does not protect our rules. All end with the last [`Net`].
+//! serves every container's 127.0.0.11; `net-filter` looks after the packet filter when other programs have changed it.
+//! All end with the last [`Net`].
 
 mod config;
 mod conntrack;
@@ -41,7 +42,7 @@ mod route;
 mod sandbox;
 mod state;
 
-pub use config::{AddressPool, DefaultBridge, NetConfig};
+pub use config::{AddressPool, DefaultBridge, HostRules, NetConfig};
 pub use endpoint::{
     EndpointRecord, EndpointSpec, InterfaceStats, InvalidMac, Mac, PortRecord, PortSpec, Protocol,
     SandboxSpec, Upstream, sandbox_id,

@@ -1,8 +1,9 @@
 //! The handle of the crate: takes requests, decides under one lock, acts outside of it.
 //!
 //! Locks, always taken in this order and never across a wait for another thread: `state`, `host` (rtnetlink of the
-//! host), `filter` (the nft table).
+//! host), `filter` (the nft table), `foreign` (everybody else's).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,20 +13,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use corten_base::Id;
 use ipnet::IpNet;
 
-use crate::config::{AddressPool, NetConfig};
+use crate::config::{AddressPool, HostRules, NetConfig};
 use crate::conntrack::{self, Change};
 use crate::dns::Dns;
 use crate::endpoint::{EndpointRecord, EndpointSpec, InterfaceStats, Protocol, SandboxSpec};
 use crate::error::NetError;
 use crate::ipam;
 use crate::network::{Driver, IpamConfig, NetworkRecord, NetworkSpec};
-use crate::nft::{Command, Table, TableFamily};
+use crate::nft::{Table, TableFamily};
 use crate::plan;
 use crate::route::Rtnetlink;
 use crate::sandbox::{Sandboxes, read_setting, write_setting};
 use crate::state::State;
+use foreign::Foreign;
 use watch::Watch;
 
+mod foreign;
 mod link;
 mod restore;
 mod watch;
@@ -45,6 +48,7 @@ struct Inner {
     state: Mutex<State>,
     host: Mutex<Rtnetlink>,
     filter: Option<Mutex<Table>>,
+    foreign: Option<Mutex<Foreign>>,
     /// The table of an earlier daemon stays as it is until [`Net::restore`] says what belongs in it.
     waiting: AtomicBool,
     /// Whether forwarding was off before us.
@@ -91,6 +95,14 @@ impl Net {
         } else {
             None
         };
+        let foreign = match &filter {
+            Some(_) => {
+                let respect = config.host_rules == HostRules::Respect;
+                let foreign = Foreign::open(format!("corten-{}", config.instance), respect);
+                Some(Mutex::new(foreign.map_err(kernel("open nftables"))?))
+            }
+            None => None,
+        };
         let directory = config.exec_root.join("netns");
         let worker = Rtnetlink::open().map_err(kernel("open rtnetlink"))?;
         let sandboxes = Sandboxes::open(directory.clone(), config.ready_sandboxes, worker)
@@ -104,12 +116,24 @@ impl Net {
         if !pools.iter().any(|p| matches!(p.base, IpNet::V6(_))) {
             pools.push(ipam::unique_local_pool(config.instance.as_bytes()));
         }
-        let state = Mutex::new(State::new(config.firewall));
+        let mut state = State::new(config.firewall);
+        state.direct = config.direct_routing;
+        let state = Mutex::new(state);
         let (host, waiting) = (Mutex::new(host), AtomicBool::new(waiting));
-        let watched = filter.as_ref().is_some_and(|f| !lock(f).is_own());
-        let inner =
-            Arc::new(Inner { config, pools, mtu, state, host, filter, waiting, no_routing, sandboxes, dns });
-        let watch = if watched { Watch::start(&inner).map_err(kernel("watch the nft table"))? } else { None };
+        let inner = Arc::new(Inner {
+            config,
+            pools,
+            mtu,
+            state,
+            host,
+            filter,
+            foreign,
+            waiting,
+            no_routing,
+            sandboxes,
+            dns,
+        });
+        let watch = Watch::start(&inner).map_err(kernel("watch the packet filter"))?;
         Ok(Self(inner, Arc::new(watch)))
     }
 
@@ -313,7 +337,9 @@ impl Net {
         }
         if let Some(filter) = &self.0.filter {
             lock(filter).remove().map_err(NetError::kernel("remove the nft table"))?;
-            self.0.be_admitted(&[]);
+        }
+        if let Some(foreign) = &self.0.foreign {
+            lock(foreign).leave();
         }
         for network in std::mem::take(&mut state.networks).values() {
             self.0.ensure_no_link(network)?;
@@ -334,30 +360,34 @@ impl Inner {
         Ok(())
     }
 
-    /// A packet must be accepted by every table that sees it: where iptables' forward chain drops by default, it gets
-    /// rules for our bridges. Not being able to is no reason to fail: containers work, but do not get out.
+    /// Our bridges' traffic passes other programs' forward chains.
     fn be_admitted(&self, networks: &[&NetworkRecord]) {
+        let Some(foreign) = &self.foreign else { return };
         let bridges = networks.iter().filter(|n| n.driver == Driver::Bridge);
         let links: Vec<&str> = bridges.map(|n| n.settings.link.as_str()).collect();
-        let mark = self.mark();
-        for family in [TableFamily::Ip, TableFamily::Ip6] {
-            let admit = || {
-                let mut table = Table::open(family, "filter".to_owned())?;
-                let Some(drops) = table.drops_by_default(plan::FOREIGN_CHAIN)? else { return Ok(()) };
-                let old = table.tagged(plan::FOREIGN_CHAIN, &mark)?;
-                let chain = plan::FOREIGN_CHAIN;
-                let mut commands: Vec<Command> =
-                    old.into_iter().map(|handle| Command::RemoveRule { chain, handle }).collect();
-                if drops {
-                    commands.extend(plan::admission(&links, &mark));
-                }
-                if commands.is_empty() { Ok(()) } else { table.commit(&commands) }
-            };
-            if let Err(error) = admit() {
-                let error: io::Error = error;
-                tracing::warn!(%error, "cannot add our bridges to the forward chain of iptables");
-            }
+        lock(foreign).settle(&links);
+    }
+
+    /// Another program changed its tables.
+    fn others_changed(&self) -> Result<(), NetError> {
+        let state = lock(&self.state);
+        self.be_admitted(&state.networks.values().collect::<Vec<_>>());
+        self.follow_host_rules(&state, None)
+    }
+
+    /// With `--firewall=respect`: what the host's rules say of a port of the host, they say of published ports too.
+    /// `coming`: ports that are about to be published; whatever is not guarded yet must not be open.
+    fn follow_host_rules(&self, state: &State, coming: Option<&[plan::Publication]>) -> Result<(), NetError> {
+        let Some(foreign) = &self.foreign else { return Ok(()) };
+        let mut foreign = lock(foreign);
+        if coming.is_some() && !foreign.respects() {
+            return Ok(());
         }
+        let present = state.endpoints.values().flat_map(|e| state.publications(e));
+        let all = present.chain(coming.into_iter().flatten().cloned()).filter(|p| !p.routed);
+        let published: BTreeSet<(Protocol, u16)> = all.map(|p| (p.protocol, p.host_port)).collect();
+        let published: Vec<(Protocol, u16)> = published.into_iter().collect();
+        foreign.copy(&published).map_err(NetError::kernel("copy the host's packet filter rules"))
     }
 
     /// The rules and all ports, whatever there was before.
@@ -372,6 +402,7 @@ impl Inner {
         let ports: Vec<plan::Publication> =
             state.endpoints.values().flat_map(|e| state.publications(e)).collect();
         commands.extend(plan::publish(&ports));
+        self.follow_host_rules(&state, None)?;
         let mut table = lock(filter);
         table.ensure(self.config.exclusive_rules).map_err(NetError::kernel("make the nft table"))?;
         table.commit(&commands).map_err(NetError::kernel("make the nft rules"))?;
@@ -388,6 +419,7 @@ impl Inner {
     fn open_ports(&self, record: &EndpointRecord) -> Result<(), NetError> {
         let publications = lock(&self.state).publications(record);
         let Some(filter) = self.ready_filter().filter(|_| !publications.is_empty()) else { return Ok(()) };
+        self.follow_host_rules(&lock(&self.state), Some(&publications))?;
         lock(filter).commit(&plan::publish(&publications)).map_err(NetError::kernel("publish ports"))?;
         if has_udp(&publications) {
             let addresses = lock(&self.host).addresses().map_err(NetError::kernel("list addresses"))?;

@@ -9,10 +9,11 @@ use corten_sys::netlink::Family as NetlinkFamily;
 
 use crate::nla::{Attributes, Batch, Conversation, flag, str_of, u32_of};
 
+pub(crate) mod copy;
 mod expr;
 pub(crate) mod shorthand;
 
-pub(crate) use expr::{Base, Expr, Meta};
+pub(crate) use expr::{Base, Expr, Meta, Verdict};
 
 /// Address family of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,24 @@ pub(crate) struct Element {
     pub(crate) value: Option<Vec<u8>>,
 }
 
+/// Where a rule goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    First,
+    /// Behind the rule with this handle.
+    Behind(u64),
+    Last,
+}
+
+/// A rule of somebody's, as far as we need to know it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RuleNote {
+    pub(crate) handle: u64,
+    pub(crate) comment: String,
+    /// Where it jumps to, if that is what it does.
+    pub(crate) jump: String,
+}
+
 /// One step of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -91,14 +110,18 @@ pub(crate) enum Command {
     Chain { name: &'static str, kind: ChainKind, hook: Hook, priority: i32, drops: bool },
     /// Set or map; there already is success.
     Set { name: &'static str, key: &'static [Field], value: Value },
+    /// Takes a chain away, with its rules.
+    RemoveChain { chain: &'static str },
     /// Takes all rules out of a chain.
     FlushChain { chain: &'static str },
     /// Takes all elements out of a set.
     FlushSet { set: &'static str },
     /// Appends a rule.
     Rule { chain: &'static str, expressions: Vec<Expr> },
-    /// Appends a rule that can be found again by its comment.
-    Tagged { chain: &'static str, expressions: Vec<Expr>, comment: String },
+    /// A chain that is jumped to; there already is success.
+    PlainChain { name: &'static str },
+    /// Adds a rule that can be found again by its comment.
+    Tagged { chain: &'static str, expressions: Vec<Expr>, comment: String, place: Place },
     /// Takes one rule out.
     RemoveRule { chain: &'static str, handle: u64 },
     /// Adds elements; one that is there with another value fails the commit.
@@ -118,8 +141,10 @@ const NEWRULE: u16 = SUBSYSTEM | 6;
 const GETRULE: u16 = SUBSYSTEM | 7;
 const DELRULE: u16 = SUBSYSTEM | 8;
 const NEWSET: u16 = SUBSYSTEM | 9;
+const GETSET: u16 = SUBSYSTEM | 10;
 const DELSET: u16 = SUBSYSTEM | 11;
 const NEWSETELEM: u16 = SUBSYSTEM | 12;
+const GETSETELEM: u16 = SUBSYSTEM | 13;
 const DELSETELEM: u16 = SUBSYSTEM | 14;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -158,6 +183,11 @@ impl Table {
             }
         }
         self.commit(&[])
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whether the kernel keeps others from changing the table.
@@ -250,23 +280,43 @@ impl Table {
         Ok(found)
     }
 
-    /// Handles of the rules with this comment.
-    pub(crate) fn tagged(&mut self, chain: &str, comment: &str) -> io::Result<Vec<u64>> {
+    /// The rules of a chain, in order.
+    pub(crate) fn rules(&mut self, chain: &str) -> io::Result<Vec<RuleNote>> {
         let mut batch = Batch::default();
         batch.message(GETRULE, flag::DUMP, &self.header(), |m| {
             m.put_str(1, &self.name);
             m.put_str(2, chain);
         });
-        let wanted = comment_data(comment);
-        let mut handles = Vec::new();
+        let mut rules = Vec::new();
+        let found = self.conversation.dump(batch, |kind, payload| {
+            let Some(attributes) = payload.get(4..).map(Attributes).filter(|_| kind == NEWRULE) else {
+                return;
+            };
+            let handle = attributes.get(3).and_then(|h| h.try_into().ok()).map(u64::from_be_bytes);
+            rules.push(RuleNote {
+                handle: handle.unwrap_or_default(),
+                comment: attributes.get(7).map(comment_of).unwrap_or_default(),
+                jump: attributes.get(4).and_then(copy::jump_of).unwrap_or_default(),
+            });
+        });
+        match found {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            outcome => outcome.map(|()| rules),
+        }
+    }
+
+    /// The names of all chains of the table.
+    pub(crate) fn chains(&mut self) -> io::Result<Vec<String>> {
+        let mut batch = Batch::default();
+        batch.message(GETCHAIN, flag::DUMP, &self.header(), |_| {});
+        let (mut found, name) = (Vec::new(), self.name.clone());
         self.conversation.dump(batch, |_, payload| {
             let Some(attributes) = payload.get(4..).map(Attributes) else { return };
-            if attributes.get(7) == Some(&wanted) {
-                let handle = attributes.get(3).and_then(|h| h.try_into().ok()).map(u64::from_be_bytes);
-                handles.extend(handle);
+            if attributes.get(1).map(str_of).as_deref() == Some(&name) {
+                found.extend(attributes.get(3).map(str_of));
             }
         })?;
-        Ok(handles)
+        Ok(found)
     }
 
     fn header(&self) -> [u8; 4] {
@@ -298,6 +348,13 @@ impl Table {
                 *last = batch.len();
                 batch.message(NEWSET, flag::CREATE, &header, |m| self.encode_set(m, name, key, *value, id));
             }
+            Command::RemoveChain { chain } => {
+                *last = batch.len();
+                batch.message(DELCHAIN, 0, &header, |m| {
+                    m.put_str(1, &self.name);
+                    m.put_str(3, chain);
+                });
+            }
             Command::FlushChain { chain } => {
                 *last = batch.len();
                 batch.message(DELRULE, 0, &header, |m| {
@@ -320,12 +377,23 @@ impl Table {
                     m.nest(4, |m| expressions.iter().for_each(|e| e.encode(m)));
                 });
             }
-            Command::Tagged { chain, expressions, comment } => {
+            Command::PlainChain { name } => {
                 *last = batch.len();
-                batch.message(NEWRULE, flag::CREATE | flag::APPEND, &header, |m| {
+                batch.message(NEWCHAIN, flag::CREATE, &header, |m| {
+                    m.put_str(1, &self.name);
+                    m.put_str(3, name);
+                });
+            }
+            Command::Tagged { chain, expressions, comment, place } => {
+                *last = batch.len();
+                let append = if *place == Place::First { 0 } else { flag::APPEND };
+                batch.message(NEWRULE, flag::CREATE | append, &header, |m| {
                     m.put_str(1, &self.name);
                     m.put_str(2, chain);
                     m.nest(4, |m| expressions.iter().for_each(|e| e.encode(m)));
+                    if let Place::Behind(handle) = place {
+                        m.put(6, &handle.to_be_bytes());
+                    }
                     m.put(7, &comment_data(comment));
                 });
             }
@@ -407,11 +475,23 @@ fn comment_data(comment: &str) -> Vec<u8> {
     data
 }
 
+/// The text of such a comment; empty where there is none.
+fn comment_of(data: &[u8]) -> String {
+    match data {
+        [0, length, text @ ..] => str_of(text.get(..usize::from(*length)).unwrap_or_default()),
+        _ => String::new(),
+    }
+}
+
+/// The table that a notice is about.
+pub(crate) fn table_of(payload: &[u8]) -> Option<String> {
+    payload.get(4..).and_then(|p| Attributes(p).get(1)).map(str_of)
+}
+
 /// Whether a notice says that something was taken out of this table.
 pub(crate) fn is_removal(kind: u16, payload: &[u8], table: &str) -> bool {
     let removals = [DELTABLE, DELCHAIN, DELRULE, DELSET, DELSETELEM];
-    let name = || payload.get(4..).and_then(|p| Attributes(p).get(1)).map(str_of);
-    removals.contains(&kind) && name().as_deref() == Some(table)
+    removals.contains(&kind) && table_of(payload).as_deref() == Some(table)
 }
 
 /// The multicast group of [`is_removal`]'s notices.

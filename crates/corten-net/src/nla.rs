@@ -60,6 +60,15 @@ impl Batch {
         self.buffer[start..start + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
+    /// Takes the last message back if it is of this kind.
+    pub(crate) fn take_back_end(&mut self, kind: u16) {
+        let found = self.buffer.get(self.last + 4..self.last + 6).map(|b| u16::from_ne_bytes([b[0], b[1]]));
+        if self.count > 0 && found == Some(kind) {
+            self.buffer.truncate(self.last);
+            self.count -= 1;
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }

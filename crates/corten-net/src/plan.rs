@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::endpoint::Protocol;
 use crate::network::{Driver, GatewayMode, NetworkRecord};
 use crate::nft::shorthand::{
-    accept, deny, destination, established, in_link, in_link_among, ipv4, ipv6, link_key, link_pair_among,
+    accept, deny, destination, established, in_link_among, ipv4, ipv6, link_key, link_pair_among,
     loopback_destination, loopback_source, member, not_loopback_destination, octets, out_link,
     out_link_among, padded, rule, service, source_within, to_this_host, was_translated,
 };
@@ -55,6 +55,8 @@ pub(crate) struct Publication {
     pub(crate) container_port: u16,
     /// No translation: the port is opened instead.
     pub(crate) routed: bool,
+    /// It is opened as well.
+    pub(crate) direct: bool,
 }
 
 /// Everything: chains and sets where they are missing, the rules for these networks, no ports yet if `reset`.
@@ -107,10 +109,20 @@ fn by_set(ports: &[Publication]) -> impl Iterator<Item = (&'static str, Vec<Elem
         .concat()
         .into_iter()
         .map(|set| {
-            let own = ports.iter().map(element).filter(|(s, _)| *s == set).map(|(_, e)| e);
-            (set, own.collect::<Vec<_>>())
+            let own = ports.iter().flat_map(elements).filter(|(s, _)| *s == set).map(|(_, e)| e);
+            let mut own: Vec<Element> = own.collect();
+            // A container's port that is published twice is opened once.
+            own.sort_by(|a, b| a.key.cmp(&b.key));
+            own.dedup_by(|a, b| a.key == b.key);
+            (set, own)
         })
         .filter(|(_, elements)| !elements.is_empty())
+}
+
+fn elements(port: &Publication) -> impl Iterator<Item = (&'static str, Element)> {
+    let opened =
+        (port.direct && !port.routed).then(|| element(&Publication { routed: true, ..port.clone() }));
+    std::iter::once(element(port)).chain(opened)
 }
 
 fn element(port: &Publication) -> (&'static str, Element) {
@@ -291,22 +303,6 @@ pub(crate) fn no_routing() -> Vec<Command> {
         rule(ROUTING, [kind(Meta::InKind), accept()]),
         rule(ROUTING, [kind(Meta::OutKind), accept()]),
     ]
-}
-
-/// The chain of iptables that other programs (Docker, ufw) set to drop what they do not know.
-pub(crate) const FOREIGN_CHAIN: &str = "FORWARD";
-
-/// Rules at the end of that chain which leave the traffic of our bridges to our own table.
-pub(crate) fn admission(links: &[&str], comment: &str) -> Vec<Command> {
-    let tagged = |pieces: [Vec<Expr>; 2]| Command::Tagged {
-        chain: FOREIGN_CHAIN,
-        expressions: pieces.concat(),
-        comment: comment.to_owned(),
-    };
-    links
-        .iter()
-        .flat_map(|l| [tagged([in_link(l), accept()]), tagged([out_link(l, true), accept()])])
-        .collect()
 }
 
 /// The rules inside a sandbox that lead 127.0.0.11:53 to the ports our DNS server listens on: the port numbers are

@@ -22,6 +22,8 @@ pub(crate) struct State {
     pub(crate) sandboxes: HashMap<Id, SandboxSpec>,
     pub(crate) ipam: Ipam,
     pub(crate) ports: Ports,
+    /// Published ports can be reached at containers' own addresses too.
+    pub(crate) direct: bool,
 }
 
 /// Where a container's default routes should lead.
@@ -40,6 +42,7 @@ impl State {
             sandboxes: HashMap::new(),
             ipam: Ipam::default(),
             ports: Ports::new(hold_ports),
+            direct: false,
         }
     }
 
@@ -300,6 +303,7 @@ impl State {
                 container_ip,
                 container_port: port.container_port,
                 routed: mode == GatewayMode::Routed,
+                direct: self.direct,
             };
             // Two host ports of a routed network can lead to one container port, which is opened once.
             let known = |p: &Publication| {

@@ -1,7 +1,8 @@
-//! The thread `net-filter`: makes our rules again when somebody takes them away.
+//! The thread `net-filter`: looks after the packet filter when other programs have changed it.
 //!
-//! Needed where the kernel does not keep others from flushing our table: a firewall that is loaded anew must not open
-//! what was closed (CVE-2025-54388, CVE-2025-54410).
+//! Where the kernel does not keep others from flushing our table, it makes our rules again: a firewall that is loaded
+//! anew must not open what was closed (CVE-2025-54388, CVE-2025-54410). Everywhere it makes sure of what we have in
+//! other programs' tables, and follows the host's rules where published ports are subject to them.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,9 +10,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use corten_sys::netlink::{Family, Socket};
-use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use super::{Inner, lock};
+use crate::error::NetError;
 use crate::{nft, nla};
 
 /// The handle; dropping it ends the thread.
@@ -27,13 +29,16 @@ impl Watch {
         let Some(filter) = &inner.filter else { return Ok(None) };
         let socket = Socket::open(Family::Netfilter)?;
         socket.join(nft::NOTICES)?;
-        let own = lock(filter).port()?;
+        let mut own = vec![lock(filter).port()?];
+        if let Some(foreign) = &inner.foreign {
+            own.extend(lock(foreign).ports()?);
+        }
         let stop = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (inner, table, stopped) = (Arc::downgrade(inner), inner.mark(), Arc::clone(&stop));
         let thread = std::thread::Builder::new()
             .name("net-filter".into())
             .stack_size(128 * 1024)
-            .spawn(move || run(&inner, &socket, &stopped, own, &table))?;
+            .spawn(move || run(&inner, &socket, &stopped, &own, &table))?;
         Ok(Some(Self { stop, thread: Some(thread) }))
     }
 }
@@ -50,11 +55,25 @@ impl Drop for Watch {
     }
 }
 
-fn run(inner: &Weak<Inner>, socket: &Socket, stop: &OwnedFd, own: u32, table: &str) {
+/// Other programs change their tables in many steps; this long after the last one we look.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// What notices come to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Changes {
+    removed: bool,
+    others: bool,
+}
+
+fn run(inner: &Weak<Inner>, socket: &Socket, stop: &OwnedFd, own: &[u32], table: &str) {
     let mut buffer = Vec::new();
+    let mut changes = Changes::default();
     loop {
+        let pending = changes.removed || changes.others;
+        let quiet = Timespec { tv_sec: 0, tv_nsec: QUIET.subsec_nanos().into() };
         let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, None) {
+        // What is missing of ours is made again at once.
+        match rustix::event::poll(&mut fds, if pending { Some(&quiet) } else { None }) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 tracing::error!(%error, "the packet filter is not watched any more");
@@ -64,23 +83,42 @@ fn run(inner: &Weak<Inner>, socket: &Socket, stop: &OwnedFd, own: u32, table: &s
         if !fds[1].revents().is_empty() {
             return;
         }
-        if fds[0].revents().is_empty() {
-            continue;
+        if !fds[0].revents().is_empty() {
+            look(socket, &mut buffer, own, table, &mut changes);
+            if !changes.removed {
+                continue;
+            }
         }
-        let removed = match socket.receive(&mut buffer) {
-            Ok(()) => nla::notices(&buffer)
-                .any(|(kind, port, payload)| port != own && nft::is_removal(kind, payload, table)),
-            // Notices were lost: there were many.
-            Err(_) => true,
-        };
-        if !removed {
+        if !changes.removed && !changes.others {
             continue;
         }
         let Some(inner) = inner.upgrade() else { return };
-        tracing::warn!(table, "somebody removed packet filter rules of ours, making them again");
-        if let Err(error) = inner.commit_everything() {
+        if let Err(error) = repair(&inner, std::mem::take(&mut changes), table) {
             tracing::error!(%error, "cannot make the packet filter rules again");
             std::thread::sleep(Duration::from_secs(1));
         }
     }
+}
+
+fn look(socket: &Socket, buffer: &mut Vec<u8>, own: &[u32], table: &str, changes: &mut Changes) {
+    match socket.receive(buffer) {
+        Ok(()) => {
+            for (kind, port, payload) in nla::notices(buffer).filter(|(_, port, _)| !own.contains(port)) {
+                changes.removed |= nft::is_removal(kind, payload, table);
+                changes.others |= nft::table_of(payload).is_some_and(|t| !t.starts_with("corten-"));
+            }
+        }
+        // Notices were lost: there were many.
+        Err(_) => *changes = Changes { removed: true, others: true },
+    }
+}
+
+fn repair(inner: &Inner, changes: Changes, table: &str) -> Result<(), NetError> {
+    // Where the kernel protects our table, only lost notices get here.
+    let ours = changes.removed && !inner.filter.as_ref().is_some_and(|f| lock(f).is_own());
+    if ours {
+        tracing::warn!(table, "somebody removed packet filter rules of ours, making them again");
+        inner.commit_everything()?;
+    }
+    if changes.others { inner.others_changed() } else { Ok(()) }
 }

@@ -9,6 +9,8 @@ use crate::nla::Batch;
 pub(crate) enum Verdict {
     Accept,
     Drop,
+    /// Goes on in a plain chain, and comes back from there.
+    Jump(&'static str),
 }
 
 impl Verdict {
@@ -16,8 +18,14 @@ impl Verdict {
         let code: i32 = match self {
             Self::Drop => 0,
             Self::Accept => 1,
+            Self::Jump(_) => -3,
         };
-        m.nest(2, |m| m.put_be32(1, code as u32));
+        m.nest(2, |m| {
+            m.put_be32(1, code as u32);
+            if let Self::Jump(chain) = self {
+                m.put_str(2, chain);
+            }
+        });
     }
 }
 
@@ -95,6 +103,11 @@ pub(crate) enum Expr {
         register: u32,
         to: Option<u32>,
     },
+    /// The rule ends here if the registers from this one on are a key of the set.
+    NoLookup {
+        set: &'static str,
+        register: u32,
+    },
     Immediate {
         to: u32,
         value: Vec<u8>,
@@ -137,7 +150,7 @@ impl Expr {
             Self::DestinationType { .. } => "fib",
             Self::Compare { .. } => "cmp",
             Self::Mask { .. } => "bitwise",
-            Self::Lookup { .. } => "lookup",
+            Self::Lookup { .. } | Self::NoLookup { .. } => "lookup",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
             Self::Dnat { .. } | Self::Snat { .. } => "nat",
             Self::Masquerade => "masq",
@@ -192,6 +205,12 @@ impl Expr {
                 if let Some(to) = to {
                     m.put_be32(3, register(*to));
                 }
+            }
+            Self::NoLookup { set, register: from } => {
+                const INVERTED: u32 = 1;
+                m.put_str(1, set);
+                m.put_be32(2, register(*from));
+                m.put_be32(5, INVERTED);
             }
             Self::Immediate { to, value } => {
                 m.put_be32(1, register(*to));

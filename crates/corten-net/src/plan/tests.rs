@@ -79,6 +79,7 @@ fn ports_become_elements() {
         container_ip: target.parse().unwrap(),
         container_port: 80,
         routed,
+        direct: false,
     };
     let check = |port: Publication, set: &str, key: &[u8], value: Option<&[u8]>| {
         let commands = publish(std::slice::from_ref(&port));
@@ -95,6 +96,8 @@ fn ports_become_elements() {
         &[&[127, 0, 0, 1], service].concat(),
         Some(target),
     );
+    let direct = publish(&[Publication { direct: true, ..port("0.0.0.0", "172.17.0.2", false) }]);
+    assert_eq!((members(&direct, "routed4"), members(&direct, "anyports4")), (1, 1));
     let routed = [172, 17, 0, 2, 17, 0, 0, 0, 0, 80, 0, 0];
     check(port("0.0.0.0", "172.17.0.2", true), "routed4", &routed, None);
     assert!(matches!(

@@ -8,6 +8,7 @@
 
 mod bench;
 mod dns;
+mod firewalls;
 mod networks;
 mod ports;
 mod world;

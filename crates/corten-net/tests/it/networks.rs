@@ -290,11 +290,14 @@ fn a_forward_chain_that_drops_lets_us_pass() {
         let gone = net.create_network(network("gone")).unwrap();
         let rules = sh("iptables -S FORWARD");
         assert!(
-            rules.contains(&format!("-i {} -m comment --comment corten-test -j ACCEPT", gone.settings.link)),
+            rules.contains(&format!(
+                "-i {0} -m comment --comment \"corten-test:{0}:in\" -j ACCEPT",
+                gone.settings.link
+            )),
             "{rules}"
         );
         net.remove_network(&gone.id).unwrap();
-        assert_eq!(sh("iptables -S FORWARD").lines().count(), 3);
+        assert_eq!(sh("iptables -S FORWARD").lines().count(), 4);
         net.ensure_no_sandbox(&c.id).unwrap();
         net.retire().unwrap();
         assert_eq!(sh("iptables -S FORWARD"), "-P FORWARD DROP\n");

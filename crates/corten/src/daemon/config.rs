@@ -9,7 +9,7 @@ use std::time::Duration;
 use corten_api::listen::{Address, Tls};
 use corten_base::units;
 use corten_engine::EngineConfig;
-use corten_net::{AddressPool, DefaultBridge, NetConfig};
+use corten_net::{AddressPool, DefaultBridge, HostRules, NetConfig};
 use corten_registry::{ClientConfig, InsecureRegistries, ProxyConfig};
 use corten_wire::api::TextMap;
 use corten_wire::api::host_config::Ulimit;
@@ -284,6 +284,16 @@ fn net(s: &Settings, root: &Path, exec_root: PathBuf) -> Result<NetConfig, Setti
             "--iptables and --ip6tables must be the same: one nftables table serves both families",
         ));
     }
+    n.host_rules = match s.text("firewall") {
+        None | Some("docker") => HostRules::Docker,
+        Some("respect") if n.firewall => HostRules::Respect,
+        Some("respect") => {
+            return Err(wrong("--firewall=respect needs packet filter rules: --iptables must be true"));
+        }
+        Some(other) => return Err(wrong(format!("--firewall must be docker or respect: {other:?}"))),
+    };
+    n.ip_forward_no_drop = s.bool_or("ip-forward-no-drop", false);
+    n.direct_routing = s.bool_or("allow-direct-routing", false);
     n.ip_masq = s.bool_or("ip-masq", true);
     n.icc = s.bool_or("icc", true);
     n.host_ip = parse(s, "ip")?;

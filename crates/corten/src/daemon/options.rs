@@ -129,6 +129,9 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("iptables", Bool, "Make packet filter rules (default true)"),
     flag("ip6tables", Bool, "Make IPv6 packet filter rules (default true)"),
     flag("firewall-backend", Text, "nftables"),
+    flag("firewall", Text, "docker, or respect: published ports are subject to the host's own rules"),
+    flag("ip-forward-no-drop", Bool, "Switching forwarding on leaves the host's other links open to it"),
+    flag("allow-direct-routing", Bool, "Published ports can be reached at containers' addresses too"),
     flag("ipv6", Bool, "IPv6 on the default bridge"),
     flag("userland-proxy", Bool, "Accepted: published ports need no proxy here"),
     flag("dns", List, "Default name servers"),
@@ -167,8 +170,6 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("userland-proxy-path", Text, ""),
     flag("rootless", Bool, ""),
     flag("bridge-accept-fwmark", Text, ""),
-    flag("allow-direct-routing", Bool, ""),
-    flag("ip-forward-no-drop", Bool, ""),
     flag("min-api-version", Text, "").key(""),
     Flag { long: "", short: None, key: "builder", kind: Json, help: "" },
 ];
