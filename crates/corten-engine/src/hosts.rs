@@ -23,6 +23,15 @@ pub(crate) fn hosts(extra: &[(String, IpAddr)], own: &[IpAddr], hostname: &str, 
     text
 }
 
+/// The same text with these names at another address; unchanged if the user has taken the line out.
+pub(crate) fn moved(text: &str, names: &str, address: IpAddr) -> String {
+    let line = |line: &str| match line.split_once('\t') {
+        Some((_, found)) if found == names => format!("{address}\t{names}\n"),
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
 /// What the user set with `--dns…`; empty lists mean "as the host".
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DnsOptions<'a> {
@@ -172,6 +181,13 @@ mod tests {
         let dns = DnsOptions { servers: &servers, search: &search, options: &options };
         assert_eq!(meaning(&plain(HOST, &dns, true).text), ["nameserver 192.0.2.53", "options ndots:3"]);
         assert_eq!(meaning(&embedded(HOST, &dns).text), ["nameserver 127.0.0.11", "options ndots:3"]);
+    }
+
+    #[test]
+    fn a_name_moves() {
+        let text = "127.0.0.1\tlocalhost\n172.17.0.2\tdb 01 x\n172.17.0.3\tbox\n";
+        let moved = moved(text, "db 01 x", "172.17.0.9".parse().unwrap());
+        assert_eq!(moved, "127.0.0.1\tlocalhost\n172.17.0.9\tdb 01 x\n172.17.0.3\tbox\n");
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod exec;
 mod failpoint;
 mod filters;
 mod hosts;
+mod links;
 mod merge;
 mod mounts;
 mod names;

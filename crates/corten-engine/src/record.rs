@@ -55,6 +55,9 @@ pub struct ContainerRecord {
     pub networks: Arc<BTreeMap<String, EndpointSettings>>,
     /// What the root file system is made of.
     pub rootfs: RootfsRecord,
+    /// `--link` on the default bridge.
+    #[serde(default)]
+    pub links: Arc<Vec<crate::links::LinkRecord>>,
     /// Its volumes are filled from the image once, at the first start.
     #[serde(default)]
     pub build_step: bool,

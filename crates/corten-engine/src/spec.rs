@@ -25,6 +25,8 @@ pub(crate) struct Surroundings {
     pub(crate) network_of: Option<i32>,
     /// `/dev/shm` on the host, of a container that shares it or of the one it is shared with.
     pub(crate) shm: Option<PathBuf>,
+    /// Variables of links.
+    pub(crate) link_env: Vec<String>,
     /// Generated files, in `<root>/containers/<id>`.
     pub(crate) files: PathBuf,
     /// Mount them (not in build steps that must leave no trace).
@@ -137,7 +139,7 @@ pub(crate) fn assemble(
     let uts_host = h.uts_mode == "host";
     let input = SpecInput {
         args: std::iter::once(path).chain(args).collect(),
-        env: environment(record),
+        env: environment(record, &around.link_env),
         cwd: c.working_dir.clone(),
         tty: c.tty,
         console_size: console_size(h.console_size),
@@ -184,8 +186,8 @@ pub(crate) fn cgroup_path(record: &ContainerRecord, daemon: &EngineConfig) -> Pa
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Docker's order: `PATH`, `HOSTNAME`, `TERM`, then the configuration's, which override and `NAME` alone takes away.
-fn environment(record: &ContainerRecord) -> Vec<String> {
+/// Docker's order: `PATH`, `HOSTNAME`, `TERM`, those of links, then the configuration's, which override and `NAME` alone takes away.
+fn environment(record: &ContainerRecord, links: &[String]) -> Vec<String> {
     let c = &record.config;
     let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", c.hostname)];
     if record.build_step {
@@ -194,6 +196,7 @@ fn environment(record: &ContainerRecord) -> Vec<String> {
     if c.tty {
         env.push("TERM=xterm".into());
     }
+    env.extend_from_slice(links);
     let name = |e: &str| e.split('=').next().unwrap_or_default().to_owned();
     for entry in c.env.iter().flatten() {
         let at = env.iter().position(|e| name(e) == name(entry));

@@ -157,10 +157,13 @@ fn refuse_unsupported(h: &HostConfig) -> Result<()> {
     if !h.storage_opt.is_empty() {
         return refuse("--storage-opt");
     }
-    // COMPAT: on user networks the endpoint's own links count; these are for the default bridge.
-    let default_bridge = matches!(h.network_mode.as_str(), "" | "default" | "bridge");
-    if default_bridge && h.links.as_ref().is_some_and(|l| !l.is_empty()) {
-        return refuse("--link on the default bridge network");
+    for link in h.links.iter().flatten() {
+        crate::links::parse(link).map_err(invalid)?;
+    }
+    if h.network_mode == "host" && h.links.as_ref().is_some_and(|l| !l.is_empty()) {
+        return Err(invalid(
+            "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
+        ));
     }
     // A driver for no volume does no harm.
     let named = |spec: &String| !spec.starts_with('/');

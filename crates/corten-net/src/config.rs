@@ -77,6 +77,8 @@ pub struct NetConfig {
     pub ip_masq: bool,
     /// `--icc` of the default bridge.
     pub icc: bool,
+    /// `--bridge-dns`: names of containers on the default bridge too.
+    pub bridge_names: bool,
     /// `--ip`: address that published ports bind to by default.
     pub host_ip: Option<IpAddr>,
     /// How many namespaces are kept ready for containers to come; 0 makes each on demand.
@@ -101,6 +103,7 @@ impl NetConfig {
             direct_routing: false,
             ip_masq: true,
             icc: true,
+            bridge_names: false,
             host_ip: None,
             ready_sandboxes: 2,
         }
@@ -114,6 +117,9 @@ impl NetConfig {
         options.insert(option::DEFAULT_BRIDGE.to_owned(), "true".to_owned());
         options.insert(option::ICC.to_owned(), self.icc.to_string());
         options.insert(option::MASQUERADE.to_owned(), self.ip_masq.to_string());
+        if self.bridge_names {
+            options.insert(option::NAMES.to_owned(), "true".to_owned());
+        }
         let host_ip = self.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         options.insert(option::HOST_BINDING.to_owned(), host_ip.to_string());
         options.insert(

@@ -16,6 +16,8 @@ use crate::error::NetError;
 pub mod option {
     /// Name of the bridge link.
     pub const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+    /// Names of containers on the network `bridge` (ours, not Docker's).
+    pub const NAMES: &str = "io.corten.network.names";
     /// Marks the network `bridge`.
     pub const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
     /// Whether containers of the network may talk to each other.
@@ -146,8 +148,11 @@ pub struct NetworkRecord {
 pub struct Settings {
     /// The bridge, or the parent of a macvlan network.
     pub link: String,
-    /// The network `bridge`: no DNS names, no static addresses.
+    /// The network `bridge`: no static addresses, and no DNS names unless `names`.
     pub default_bridge: bool,
+    /// The default bridge has DNS names.
+    #[serde(default)]
+    pub names: bool,
     /// Containers may talk to each other.
     pub icc: bool,
     /// Outgoing traffic takes the host's address.
@@ -190,10 +195,10 @@ pub enum MacvlanMode {
 }
 
 impl NetworkRecord {
-    /// Whether containers find each other by name (every network but the default bridge).
+    /// Whether containers find each other by name: every network but the default bridge, unless that is switched on.
     #[must_use]
     pub fn resolves_names(&self) -> bool {
-        !self.settings.default_bridge
+        !self.settings.default_bridge || self.settings.names
     }
 
     /// The subnet of one family.
@@ -241,6 +246,7 @@ pub(crate) fn settings(spec: &NetworkSpec, driver: Driver) -> Result<Settings, N
             Driver::Macvlan => format!("dm-{}", spec.id.short()),
         },
         default_bridge: false,
+        names: false,
         icc: true,
         masquerade: true,
         host_binding: None,
@@ -257,6 +263,7 @@ pub(crate) fn settings(spec: &NetworkSpec, driver: Driver) -> Result<Settings, N
     for (key, value) in &spec.options {
         match key.as_str() {
             option::BRIDGE_NAME | option::PARENT => settings.link = link_name(value)?,
+            option::NAMES => settings.names = boolean(key, value)?,
             option::DEFAULT_BRIDGE => settings.default_bridge = boolean(key, value)?,
             option::ICC => settings.icc = boolean(key, value)?,
             option::MASQUERADE => settings.masquerade = boolean(key, value)?,

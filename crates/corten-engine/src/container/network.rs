@@ -9,12 +9,13 @@ use corten_net::{EndpointSpec, PortSpec, Protocol, SandboxSpec, Upstream};
 use corten_wire::api::network::EndpointSettings;
 
 use super::launch::{Run, write_run};
-use crate::error::{Error, Result, invalid};
+use crate::error::{Error, Result, internal, invalid};
 use crate::hosts::{self, DnsOptions};
+use crate::links::Linked;
 use crate::record::{ContainerRecord, NetworkEntry};
 use crate::shared::Shared;
 use crate::spec::Surroundings;
-use crate::view::Endpoint;
+use crate::view::{ContainerView, Endpoint};
 use crate::{networks, validate};
 
 /// Makes the sandbox, connects it, writes hosts, hostname and resolv.conf. What was made is in `run`, also after a
@@ -46,6 +47,8 @@ pub(super) fn join(
         .iter()
         .map(|ip| Upstream { address: SocketAddr::new(*ip, 53), from_host: ip.is_loopback() })
         .collect();
+    let linked = linked(shared, record)?;
+    around.link_env = variables(&linked, &record.name);
     if own {
         let sandbox = SandboxSpec { container: record.id.clone(), upstreams: run.upstreams.clone() };
         around.sandbox =
@@ -63,10 +66,79 @@ pub(super) fn join(
     }
     write_run(shared, &record.id, run)?;
     files(shared, record, run, &resolution.text)?;
+    tell_linking(shared, record, run);
     for (entry, _) in &wanted {
         shared.networks.publish("connect", entry, Some(&record.id));
     }
     Ok(())
+}
+
+/// The containers that this one is linked to, with their aliases; all must run.
+fn linked(shared: &Shared, record: &ContainerRecord) -> Result<Vec<(String, Arc<ContainerView>)>> {
+    let mut found = Vec::new();
+    for link in record.links.iter() {
+        // COMPAT: a link to a container that was removed is gone with it.
+        let Some(other) = shared.get(&link.container) else { continue };
+        let view = other.view();
+        if !view.is_running() {
+            return Err(internal(format!(
+                "Cannot link to a non running container: /{} AS /{}/{}",
+                view.record.name, record.name, link.alias
+            )));
+        }
+        found.push((link.alias.clone(), view));
+    }
+    Ok(found)
+}
+
+/// With an address on the default bridge, where links are.
+fn link_of<'a>(alias: &'a str, view: &'a ContainerView) -> Option<Linked<'a>> {
+    let bridge = view.endpoints.iter().find(|e| e.name == "bridge")?;
+    let attached = bridge.attached.as_ref()?;
+    Some(Linked {
+        alias,
+        name: &view.record.name,
+        hostname: &view.record.config.hostname,
+        address: attached.ipv4.map(IpAddr::V4).or(attached.ipv6.map(IpAddr::V6))?,
+        ports: view.record.config.exposed_ports.keys().collect(),
+        env: view.record.config.env.as_deref().unwrap_or_default(),
+    })
+}
+
+fn variables(linked: &[(String, Arc<ContainerView>)], owner: &str) -> Vec<String> {
+    linked.iter().filter_map(|(alias, view)| link_of(alias, view)).flat_map(|l| l.variables(owner)).collect()
+}
+
+/// Running containers with a link to this one find it at its new address.
+fn tell_linking(shared: &Shared, record: &ContainerRecord, run: &Run) {
+    for container in shared.containers() {
+        let view = container.view();
+        if !view.record.links.iter().any(|l| l.container == record.id) || !view.is_running() {
+            continue;
+        }
+        let path = shared.dir(container.id()).join("hosts");
+        let address = run
+            .endpoints
+            .iter()
+            .filter(|e| e.name == "bridge")
+            .find_map(|e| e.attached.as_ref()?.ipv4.map(IpAddr::V4));
+        let (Some(address), Ok(text)) = (address, std::fs::read_to_string(&path)) else { continue };
+        let mut text = text;
+        for link in view.record.links.iter().filter(|l| l.container == record.id) {
+            let names = Linked {
+                alias: &link.alias,
+                name: &record.name,
+                hostname: &record.config.hostname,
+                address,
+                ports: Vec::new(),
+                env: &[],
+            };
+            text = hosts::moved(&text, &names.host_names(), address);
+        }
+        if let Err(error) = std::fs::write(&path, text) {
+            tracing::warn!(container.id = %container.id(), %error, "a link cannot be brought up to date");
+        }
+    }
 }
 
 /// Connects the container's sandbox to one network.
@@ -215,6 +287,9 @@ fn files(shared: &Shared, record: &ContainerRecord, run: &Run, resolv: &str) -> 
             address => extra.extend(address.parse().ok().map(|ip| (name.to_owned(), ip))),
         }
     }
+    let linked = linked(shared, record)?;
+    let links = linked.iter().filter_map(|(alias, view)| link_of(alias, view));
+    extra.extend(links.map(|l| (l.host_names(), l.address)));
     let c = &record.config;
     let mut text = hosts::hosts(&extra, &own, &c.hostname, &c.domainname);
     if record.host.network_mode == "host" {

@@ -14,6 +14,7 @@ use corten_base::{Id, Platform};
 use corten_image::{Image, Layer, Overlay};
 use corten_wire::api::TextMap;
 use corten_wire::api::container::{ContainerConfig, CreateRequest, CreateResponse};
+use corten_wire::api::host_config::HostConfig;
 use corten_wire::api::image::{Descriptor, OciPlatform};
 use corten_wire::api::network::{EndpointSettings, NetworkingConfig};
 use corten_wire::oci_image;
@@ -22,8 +23,9 @@ use super::Engine;
 use crate::container::{
     self, Container, Phase, Start, blocking, check_endpoints, fill_volumes, write_transient,
 };
-use crate::error::{Error, Result, invalid};
+use crate::error::{Error, Result, invalid, unsupported};
 use crate::failpoint::failpoint;
+use crate::links::{self, LinkRecord};
 use crate::mounts::{self, Wanted};
 use crate::record::{CONTAINERS, ContainerRecord, MountKind, MountRecord, RootfsRecord, StateRecord};
 use crate::shared::Shared;
@@ -75,7 +77,7 @@ impl Engine {
         &self,
         layers: &[Layer],
         config: ContainerConfig,
-        host_config: corten_wire::api::host_config::HostConfig,
+        host_config: HostConfig,
     ) -> Result<Container> {
         let config = validate::config(config)?;
         validate::host_config(&host_config, &self.shared.host, &self.shared.config)?;
@@ -95,7 +97,7 @@ impl Engine {
         &self,
         name: Option<&str>,
         mut config: ContainerConfig,
-        host: corten_wire::api::host_config::HostConfig,
+        mut host: HostConfig,
         networks: BTreeMap<String, EndpointSettings>,
         base: Base,
     ) -> Result<Container> {
@@ -106,13 +108,18 @@ impl Engine {
         for mode in [&host.network_mode, &host.pid_mode, &host.ipc_mode] {
             shared.joined(mode)?;
         }
+        let links = links(&shared, &host)?;
         let id = Id::random();
         hostname(&mut config, &host, &id);
         let wanted = mounts::collect(&host, &config, |reference| {
             Ok(shared.find(reference)?.view().record.mounts.as_ref().clone())
         })?;
         let name = reserve(&shared, name)?;
-        let making = Making { id, name: name.clone(), config, host, networks, base, wanted };
+        shown_links(&mut host, &links, &name);
+        let links =
+            links.into_iter().map(|(other, alias)| LinkRecord { container: other.id().clone(), alias });
+        let links = links.collect();
+        let making = Making { id, name: name.clone(), config, host, networks, links, base, wanted };
         let made = blocking({
             let shared = shared.clone();
             move || making.run(&shared)
@@ -144,8 +151,9 @@ struct Making {
     id: Id,
     name: String,
     config: ContainerConfig,
-    host: corten_wire::api::host_config::HostConfig,
+    host: HostConfig,
     networks: BTreeMap<String, EndpointSettings>,
+    links: Vec<LinkRecord>,
     base: Base,
     wanted: Vec<Wanted>,
 }
@@ -188,6 +196,7 @@ impl Making {
             mounts: Arc::new(mounts),
             networks: Arc::new(self.networks),
             rootfs: rootfs(overlay),
+            links: Arc::new(self.links),
             build_step,
         };
         failpoint!("engine.create.before_record");
@@ -254,7 +263,7 @@ fn descriptor(image: &Image) -> Descriptor {
     }
 }
 
-fn hostname(config: &mut ContainerConfig, host: &corten_wire::api::host_config::HostConfig, id: &Id) {
+fn hostname(config: &mut ContainerConfig, host: &HostConfig, id: &Id) {
     if !config.hostname.is_empty() {
         return;
     }
@@ -284,6 +293,44 @@ fn reserve(shared: &Shared, name: Option<&str>) -> Result<String> {
             Err(error) if attempt > 1000 => return Err(error),
             Err(_) => attempt += 1,
         }
+    }
+}
+
+/// The containers that a new one on the default bridge is linked to, and what they are called there.
+fn links(shared: &Shared, host: &HostConfig) -> Result<Vec<(Container, String)>> {
+    // COMPAT: on user networks the endpoint's own links count.
+    if !matches!(host.network_mode.as_str(), "default" | "bridge") {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for text in host.links.iter().flatten() {
+        let (name, alias) = links::parse(text).map_err(invalid)?;
+        let other = shared
+            .find(&name)
+            .map_err(|e| invalid(format!("could not get container for {name}: {}", e.chain())))?;
+        if other.view().record.host.network_mode == "host" {
+            return Err(invalid(
+                "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
+            ));
+        }
+        found.push((other, alias));
+    }
+    let isolated = || shared.networks.find("bridge").ok()?.plan.map(|p| !p.settings.icc);
+    if !found.is_empty() && isolated() == Some(true) {
+        // The bridge's ports are isolated: nothing could be opened between just two of them.
+        return Err(unsupported(
+            "--link on a default bridge with --icc=false is not supported by this engine",
+        ));
+    }
+    Ok(found)
+}
+
+/// Links as inspect shows them: `/OTHER:/OWN/ALIAS`.
+fn shown_links(host: &mut HostConfig, links: &[(Container, String)], own: &str) {
+    if !links.is_empty() {
+        let shown =
+            links.iter().map(|(other, alias)| format!("/{}:/{own}/{alias}", other.view().record.name));
+        host.links = Some(shown.collect());
     }
 }
 

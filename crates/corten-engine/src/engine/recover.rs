@@ -109,12 +109,14 @@ impl Engine {
     }
 }
 
-/// Applies restart policies, side by side; those that join another container's namespaces after the others.
+/// Applies restart policies, side by side; those that join another container's namespaces or are linked
+/// to it after the others.
 async fn restart(containers: Vec<Container>) {
     let joins = |c: &Container| {
         let view = c.view();
         let h = &view.record.host;
         [&h.network_mode, &h.pid_mode, &h.ipc_mode].iter().any(|m| m.starts_with("container:"))
+            || !view.record.links.is_empty()
     };
     let (later, first): (Vec<_>, Vec<_>) = containers.into_iter().partition(joins);
     for group in [first, later] {

@@ -103,7 +103,7 @@ fn run(inner: &Weak<Inner>, socket: &Socket, stop: &OwnedFd, own: &[u32], table:
 fn look(socket: &Socket, buffer: &mut Vec<u8>, own: &[u32], table: &str, changes: &mut Changes) {
     match socket.receive(buffer) {
         Ok(()) => {
-            for (kind, port, payload) in nla::notices(buffer).filter(|(_, port, _)| !own.contains(port)) {
+            for (kind, _, payload) in nla::notices(buffer).filter(|(_, port, _)| !own.contains(port)) {
                 changes.removed |= nft::is_removal(kind, payload, table);
                 changes.others |= nft::table_of(payload).is_some_and(|t| !t.starts_with("corten-"));
             }

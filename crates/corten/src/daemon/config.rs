@@ -295,6 +295,7 @@ fn net(s: &Settings, root: &Path, exec_root: PathBuf) -> Result<NetConfig, Setti
     n.ip_forward_no_drop = s.bool_or("ip-forward-no-drop", false);
     n.direct_routing = s.bool_or("allow-direct-routing", false);
     n.ip_masq = s.bool_or("ip-masq", true);
+    n.bridge_names = s.bool_or("bridge-dns", false);
     n.icc = s.bool_or("icc", true);
     n.host_ip = parse(s, "ip")?;
     Ok(n)

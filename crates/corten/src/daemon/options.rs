@@ -123,6 +123,11 @@ pub(crate) static OPTIONS: &[Flag] = &[
     },
     flag("mtu", Number, "MTU of networks; 0 follows the host's default route"),
     flag("icc", Bool, "Containers on the default bridge may talk to each other (default true)"),
+    flag(
+        "bridge-dns",
+        Bool,
+        "Containers on the default bridge, and steps of builds, find each other by name",
+    ),
     flag("ip", Text, "Default address of published ports"),
     flag("ip-forward", Bool, "Switch forwarding on (default true)"),
     flag("ip-masq", Bool, "Masquerade the default bridge (default true)"),

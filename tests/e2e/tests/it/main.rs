@@ -9,6 +9,7 @@ mod files;
 mod images;
 mod isolation;
 mod lifecycle;
+mod links;
 mod logs;
 mod network;
 mod registry;
