@@ -21,6 +21,28 @@ pub(crate) use volume::{Volume, volume};
 /// A file of variables or labels is read up to this size.
 const MAX_FILE: u64 = 16 << 20;
 
+/// `--net-rate-in 10mbit` in bits per second.
+pub(crate) fn rate(text: &str) -> Result<i64, String> {
+    let bad =
+        || format!("invalid bandwidth {text:?}: use a number with bit, kbit, mbit or gbit, as in 10mbit");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "bit" => 1.0,
+        "kbit" => 1e3,
+        "mbit" => 1e6,
+        "gbit" => 1e9,
+        "" if text == "0" => return Ok(0),
+        _ => return Err(bad()),
+    };
+    let value = number.parse::<f64>().map_err(|_| bad())? * factor;
+    if value > 1e13 {
+        return Err(bad());
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "a fraction of a bit does not matter")]
+    Ok(value.round() as i64)
+}
+
 /// `--cpus 1.5` in billionths.
 pub(crate) fn cpus(text: &str) -> Result<i64, String> {
     let bad = || format!("failed to parse {text} as a rational number");

@@ -334,6 +334,9 @@ impl Container {
             blkio_weight: request.blkio_weight,
         };
         validate::limits(&limits, &self.entry.shared.host, true)?;
+        validate::bindings(&request.publish_add)?;
+        validate::bindings(&request.publish_remove)?;
+        validate::rates(&[request.net_rate_in.unwrap_or(0), request.net_rate_out.unwrap_or(0)])?;
         validate::restart_policy(&request.restart_policy)?;
         if self.view().record.host.auto_remove && !matches!(request.restart_policy.name.as_str(), "" | "no") {
             return Err(invalid(

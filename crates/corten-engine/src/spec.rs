@@ -467,6 +467,9 @@ pub(crate) fn apply_update(h: &mut HostConfig, u: &UpdateRequest) -> Result<()> 
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time",
         ));
     }
+    for (own, given) in [(&mut h.net_rate_in, u.net_rate_in), (&mut h.net_rate_out, u.net_rate_out)] {
+        *own = given.unwrap_or(*own);
+    }
     take(&mut h.cpu_shares, &u.cpu_shares);
     take(&mut h.memory, &u.memory);
     take(&mut h.nano_cpus, &u.nano_cpus);

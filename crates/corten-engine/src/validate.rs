@@ -2,11 +2,12 @@
 //!
 //! Texts and order are the reference engine's: first the configuration, then the host configuration, then limits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use corten_wire::api::container::{ContainerConfig, Healthcheck};
 use corten_wire::api::host_config::{HostConfig, RestartPolicy};
 use corten_wire::api::mount::Mount;
+use corten_wire::api::port::{Port, PortBinding};
 
 use crate::config::EngineConfig;
 use crate::error::{Result, invalid};
@@ -103,17 +104,8 @@ pub(crate) fn host_config(h: &HostConfig, host: &Host, daemon: &EngineConfig) ->
     for entry in h.extra_hosts.iter().flatten() {
         extra_host(entry)?;
     }
-    for (port, bindings) in &h.port_bindings {
-        if !matches!(port.protocol(), "tcp" | "udp" | "sctp") {
-            return Err(invalid(format!("invalid proto: {:?}", port.protocol())));
-        }
-        for binding in bindings.iter().flatten() {
-            host_port(&binding.host_port)?;
-            if !binding.host_ip.is_empty() && binding.host_ip.parse::<std::net::IpAddr>().is_err() {
-                return Err(invalid(format!("invalid host IP address: {:?}", binding.host_ip)));
-            }
-        }
-    }
+    bindings(&h.port_bindings)?;
+    rates(&[h.net_rate_in, h.net_rate_out])?;
     restart_policy(&h.restart_policy)?;
     let (add, drop) = (h.cap_add.as_deref().unwrap_or_default(), h.cap_drop.as_deref().unwrap_or_default());
     corten_runtime::spec::capabilities(add, drop, h.privileged).map_err(|e| invalid(e.to_string()))?;
@@ -149,6 +141,33 @@ pub(crate) fn host_config(h: &HostConfig, host: &Host, daemon: &EngineConfig) ->
         );
     }
     Ok(warnings)
+}
+
+/// Ports and where they are to be published.
+pub(crate) fn bindings(all: &BTreeMap<Port, Option<Vec<PortBinding>>>) -> Result<()> {
+    for (port, bindings) in all {
+        if !matches!(port.protocol(), "tcp" | "udp" | "sctp") {
+            return Err(invalid(format!("invalid proto: {:?}", port.protocol())));
+        }
+        for binding in bindings.iter().flatten() {
+            host_port(&binding.host_port)?;
+            if !binding.host_ip.is_empty() && binding.host_ip.parse::<std::net::IpAddr>().is_err() {
+                return Err(invalid(format!("invalid host IP address: {:?}", binding.host_ip)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bandwidth limits: none, or at least what a link needs to be of any use.
+pub(crate) fn rates(all: &[i64]) -> Result<()> {
+    const LEAST: i64 = 8_000;
+    match all.iter().find(|rate| **rate != 0 && **rate < LEAST) {
+        Some(rate) => {
+            Err(invalid(format!("invalid bandwidth limit {rate}: it is less than {LEAST} bits per second")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What we understand but cannot do is refused, never ignored.

@@ -92,6 +92,21 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// How much may pass a container's link, in bits per second; 0 for no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rates {
+    /// To the container.
+    pub inward: u64,
+    /// From the container.
+    pub outward: u64,
+}
+
+impl Rates {
+    pub(crate) fn is_unlimited(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// One published port as the user wants it: one element of `HostConfig.PortBindings`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortSpec {
@@ -145,6 +160,8 @@ pub struct EndpointSpec {
     pub ports: Vec<PortSpec>,
     /// Names of its own that the container has for others of the network: (other, name).
     pub links: Vec<(String, String)>,
+    /// Limits of its link.
+    pub rates: Rates,
     /// `net.X.Y.IFNAME.Z=value` settings for its link (`com.docker.network.endpoint.sysctls`).
     pub sysctls: Vec<String>,
 }
@@ -188,6 +205,16 @@ pub struct EndpointRecord {
     /// Names of its own that the container has for others of the network: (other, name).
     #[serde(default)]
     pub links: Vec<(String, String)>,
+    /// Limits of its link.
+    #[serde(default, skip_serializing_if = "Rates::is_unlimited")]
+    pub rates: Rates,
+}
+
+impl EndpointRecord {
+    /// The link that what the container sends is delayed on.
+    pub(crate) fn brake_link(&self) -> String {
+        format!("ifb{}", &self.id.as_str()[..7])
+    }
 }
 
 /// The id of a container's sandbox (`NetworkSettings.SandboxID`): the container's, turned by twelve digits, so that it

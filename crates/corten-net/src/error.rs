@@ -34,6 +34,24 @@ pub enum NetError {
         /// As given.
         driver: String,
     },
+    /// No such endpoint.
+    #[error("no endpoint {id}")]
+    NoEndpoint {
+        /// As given.
+        id: Id,
+    },
+    /// Only links with a side on the host can be limited.
+    #[error("network {network}: bandwidth limits need a bridge network")]
+    NoRates {
+        /// Name of the network.
+        network: String,
+    },
+    /// Only endpoints of bridge networks with a way out have published ports.
+    #[error("network {network}: ports cannot be published on this network")]
+    NoPorts {
+        /// Name of the network.
+        network: String,
+    },
     /// An option's value is wrong, or the option is unknown.
     #[error("invalid option {key}={value}: {reason}")]
     Option {
@@ -219,8 +237,11 @@ impl NetError {
             | Self::InvalidInstance { .. }
             | Self::NoParent { .. }
             | Self::PoolsExhausted => Kind::InvalidArgument,
-            Self::UnknownDriver { .. } | Self::NoNetwork { .. } | Self::NoSandbox { .. } => Kind::NotFound,
-            Self::UnsupportedDriver { .. } => Kind::Unsupported,
+            Self::UnknownDriver { .. }
+            | Self::NoNetwork { .. }
+            | Self::NoSandbox { .. }
+            | Self::NoEndpoint { .. } => Kind::NotFound,
+            Self::UnsupportedDriver { .. } | Self::NoRates { .. } | Self::NoPorts { .. } => Kind::Unsupported,
             Self::PoolOverlap
             | Self::AddressInUse { .. }
             | Self::LinkInUse { .. }

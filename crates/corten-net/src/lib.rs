@@ -8,6 +8,7 @@
 //! |---|---|
 //! | bridge | `br-<12 digits of the network id>`, `docker0` |
 //! | host side of a container's link | `veth<7 digits of the endpoint id>` |
+//! | link that delays what a container sends | `ifb<7 digits of the endpoint id>` |
 //! | namespace | `<exec-root>/netns/<12 digits of the sandbox id>` |
 //! | nft table | `inet corten-<instance>` |
 //!
@@ -44,7 +45,7 @@ mod state;
 
 pub use config::{AddressPool, DefaultBridge, HostRules, NetConfig};
 pub use endpoint::{
-    EndpointRecord, EndpointSpec, InterfaceStats, InvalidMac, Mac, PortRecord, PortSpec, Protocol,
+    EndpointRecord, EndpointSpec, InterfaceStats, InvalidMac, Mac, PortRecord, PortSpec, Protocol, Rates,
     SandboxSpec, Upstream, sandbox_id,
 };
 pub use error::{NetError, PortError};

@@ -16,7 +16,9 @@ use ipnet::IpNet;
 use crate::config::{AddressPool, HostRules, NetConfig};
 use crate::conntrack::{self, Change};
 use crate::dns::Dns;
-use crate::endpoint::{EndpointRecord, EndpointSpec, InterfaceStats, Protocol, SandboxSpec};
+use crate::endpoint::{
+    EndpointRecord, EndpointSpec, InterfaceStats, PortRecord, PortSpec, Protocol, Rates, SandboxSpec,
+};
 use crate::error::NetError;
 use crate::ipam;
 use crate::network::{Driver, IpamConfig, NetworkRecord, NetworkSpec};
@@ -28,6 +30,7 @@ use crate::state::State;
 use foreign::Foreign;
 use watch::Watch;
 
+mod brake;
 mod foreign;
 mod link;
 mod restore;
@@ -273,6 +276,57 @@ impl Net {
         closed.and(cut)
     }
 
+    /// Changes the published ports of an endpoint while its container runs: all of it, or nothing.
+    pub fn republish(
+        &self,
+        endpoint: &Id,
+        drop: &[PortRecord],
+        add: &[PortSpec],
+    ) -> Result<EndpointRecord, NetError> {
+        let (before, after, closed, opened) = {
+            let mut state = lock(&self.0.state);
+            let (before, after) = state.change_ports(endpoint, drop, add)?;
+            let (old, new) = (state.publications(&before), state.publications(&after));
+            let closed: Vec<_> = old.iter().filter(|p| !new.contains(p)).cloned().collect();
+            let opened: Vec<_> = new.into_iter().filter(|p| !old.contains(p)).collect();
+            (before, after, closed, opened)
+        };
+        let done = self.0.let_back_in(&after).and_then(|()| self.0.change_ports(&closed, &opened));
+        let mut state = lock(&self.0.state);
+        match done {
+            Ok(()) => state.settle_ports(&after, &before),
+            Err(error) => {
+                state.settle_ports(&before, &after);
+                return Err(error);
+            }
+        }
+        Ok(after)
+    }
+
+    /// Other limits for an endpoint's link.
+    pub fn set_rates(&self, endpoint: &Id, rates: Rates) -> Result<EndpointRecord, NetError> {
+        let (record, network) = {
+            let state = lock(&self.0.state);
+            let record = state.endpoints.get(endpoint).cloned();
+            let record = record.ok_or_else(|| NetError::NoEndpoint { id: endpoint.clone() })?;
+            let network = state.network(&record.network)?.clone();
+            (record, network)
+        };
+        if network.driver != Driver::Bridge {
+            return if rates.is_unlimited() {
+                Ok(record)
+            } else {
+                Err(NetError::NoRates { network: network.name })
+            };
+        }
+        self.0.limit(&record, rates).map_err(NetError::kernel(format!("limit {}", record.ifname)))?;
+        let mut state = lock(&self.0.state);
+        let known =
+            state.endpoints.get_mut(endpoint).ok_or_else(|| NetError::NoEndpoint { id: endpoint.clone() })?;
+        known.rates = rates;
+        Ok(known.clone())
+    }
+
     /// Replaces the names that others find the endpoint by (after a rename).
     pub fn rename_endpoint(&self, endpoint: &Id, name: &str, dns_names: &[String]) {
         let mut state = lock(&self.0.state);
@@ -418,13 +472,31 @@ impl Inner {
 
     fn open_ports(&self, record: &EndpointRecord) -> Result<(), NetError> {
         let publications = lock(&self.state).publications(record);
-        let Some(filter) = self.ready_filter().filter(|_| !publications.is_empty()) else { return Ok(()) };
-        self.follow_host_rules(&lock(&self.state), Some(&publications))?;
-        lock(filter).commit(&plan::publish(&publications)).map_err(NetError::kernel("publish ports"))?;
-        if has_udp(&publications) {
+        self.change_ports(&[], &publications)
+    }
+
+    /// One change of the packet filter, whatever the number of ports.
+    fn change_ports(
+        &self,
+        closed: &[plan::Publication],
+        publications: &[plan::Publication],
+    ) -> Result<(), NetError> {
+        if publications.is_empty() {
+            return self.close_ports(closed);
+        }
+        let Some(filter) = self.ready_filter() else { return Ok(()) };
+        self.follow_host_rules(&lock(&self.state), Some(publications))?;
+        let mut commands = plan::unpublish(closed);
+        commands.extend(plan::publish(publications));
+        lock(filter).commit(&commands).map_err(NetError::kernel("publish ports"))?;
+        if has_udp(closed) {
+            conntrack::forget(closed, Change::Unpublished)
+                .map_err(NetError::kernel("forget earlier connections"))?;
+        }
+        if has_udp(publications) {
             let addresses = lock(&self.host).addresses().map_err(NetError::kernel("list addresses"))?;
             let addresses: Vec<IpAddr> = addresses.into_iter().map(|(_, net)| net.addr()).collect();
-            conntrack::forget(&publications, Change::Published(&addresses))
+            conntrack::forget(publications, Change::Published(&addresses))
                 .map_err(NetError::kernel("forget earlier connections"))?;
         }
         Ok(())

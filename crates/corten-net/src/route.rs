@@ -23,6 +23,15 @@ const DELADDR: u16 = 21;
 const NEWROUTE: u16 = 24;
 const GETROUTE: u16 = 26;
 const NEWNEIGH: u16 = 28;
+const NEWQDISC: u16 = 36;
+const DELQDISC: u16 = 37;
+const GETQDISC: u16 = 38;
+const NEWTFILTER: u16 = 44;
+
+/// Where queues hang.
+const ROOT: u32 = 0xffff_ffff;
+const INGRESS: u32 = 0xffff_fff1;
+const INGRESS_HANDLE: u32 = 0xffff_0000;
 
 const AF_BRIDGE: u8 = 7;
 const AF_INET: u8 = 2;
@@ -154,6 +163,78 @@ impl Changes {
                 m.nest(ifla::INFO_DATA, |m| m.put(ifla::VLAN_ID, &number.to_ne_bytes()));
             });
         });
+    }
+
+    /// A link that gives back what is redirected to it, after its queue.
+    pub(crate) fn add_ifb(&mut self, name: &str) {
+        self.0.message(NEWLINK, flag::CREATE | flag::EXCL, &link_header(0, 0, IFF_UP, IFF_UP), |m| {
+            m.put_str(ifla::IFNAME, name);
+            m.nest(ifla::LINKINFO, |m| m.put_str(ifla::INFO_KIND, "ifb"));
+        });
+    }
+
+    /// Lets no more than `rate` bits per second out of the link.
+    pub(crate) fn set_token_bucket(&mut self, index: u32, rate: u64) {
+        let bytes = (rate / 8).max(1);
+        // A hundredth of a second may go in one piece, and a fifth may wait.
+        let burst = u32::try_from(bytes / 100).unwrap_or(u32::MAX / 2).max(16 * 1024);
+        let limit = u32::try_from(bytes / 5).unwrap_or(u32::MAX / 2).saturating_add(burst);
+        // struct tc_ratespec, twice, then limit, buffer, mtu; linklayer is Ethernet, so that no table is needed
+        let mut options = vec![0, 1, 0, 0, 0, 0, 0, 0];
+        options.extend_from_slice(&u32::try_from(bytes).unwrap_or(u32::MAX).to_ne_bytes());
+        options.extend_from_slice(&[0; 12]);
+        options.extend_from_slice(&limit.to_ne_bytes());
+        options.extend_from_slice(&[0; 8]);
+        self.0.message(NEWQDISC, flag::CREATE | flag::REPLACE, &queue_header(index, 0, ROOT, 0), |m| {
+            m.put_str(1, "tbf");
+            m.nest(2, |m| {
+                m.put(1, &options);
+                if bytes > u64::from(u32::MAX) {
+                    m.put(4, &bytes.to_ne_bytes());
+                }
+                m.put_u32(6, burst);
+            });
+        });
+    }
+
+    /// The queue that every link has.
+    pub(crate) fn no_queue(&mut self, index: u32) {
+        self.0.message(DELQDISC, 0, &queue_header(index, 0, ROOT, 0), |_| {});
+    }
+
+    /// What comes in by one link goes through the queue of another first.
+    pub(crate) fn redirect_ingress(&mut self, index: u32, to: u32) {
+        const PRIORITY_AND_ALL_PROTOCOLS: u32 = (1 << 16) | (3u16.to_be() as u32);
+        const STOLEN: u32 = 4;
+        const EGRESS_REDIRECT: u32 = 1;
+        self.0.message(NEWQDISC, flag::CREATE, &queue_header(index, INGRESS_HANDLE, INGRESS, 0), |m| {
+            m.put_str(1, "ingress");
+        });
+        let header = queue_header(index, 0, INGRESS_HANDLE, PRIORITY_AND_ALL_PROTOCOLS);
+        self.0.message(NEWTFILTER, flag::CREATE | flag::EXCL, &header, |m| {
+            m.put_str(1, "u32");
+            m.nest(2, |m| {
+                // struct tc_u32_sel: the last word, one key; the key: nothing of the first word
+                let mut selector = vec![0; 32];
+                selector[0] = 1;
+                selector[2] = 1;
+                m.put(5, &selector);
+                m.nest(7, |m| {
+                    m.nest(1, |m| {
+                        m.put_str(1, "mirred");
+                        m.nest(2, |m| {
+                            // struct tc_mirred: index, capabilities, action, two counts, what to do, where
+                            let fields = [0, 0, STOLEN, 0, 0, EGRESS_REDIRECT, to];
+                            m.put(2, &fields.map(u32::to_ne_bytes).concat());
+                        });
+                    });
+                });
+            });
+        });
+    }
+
+    pub(crate) fn no_ingress(&mut self, index: u32) {
+        self.0.message(DELQDISC, 0, &queue_header(index, INGRESS_HANDLE, INGRESS, 0), |_| {});
     }
 
     pub(crate) fn set_up(&mut self, index: u32) {
@@ -325,6 +406,18 @@ impl Rtnetlink {
         Ok(self.addresses()?.into_iter().filter(|(i, _)| *i == index).map(|(_, net)| net).collect())
     }
 
+    /// Whether something is done with what comes in by the link.
+    pub(crate) fn has_ingress(&mut self, index: u32) -> io::Result<bool> {
+        let mut batch = Batch::default();
+        batch.message(GETQDISC, flag::DUMP, &queue_header(index, 0, 0, 0), |_| {});
+        let mut found = false;
+        self.0.dump(batch, |_, payload| {
+            let number = |at: usize| payload.get(at..).and_then(u32_of);
+            found |= number(4) == Some(index) && number(8) == Some(INGRESS_HANDLE);
+        })?;
+        Ok(found)
+    }
+
     /// Unicast routes of the main table, both families.
     pub(crate) fn routes(&mut self) -> io::Result<Vec<Route>> {
         const MAIN: u8 = 254;
@@ -368,6 +461,15 @@ impl Rtnetlink {
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     // ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL
     matches!(error.raw_os_error(), Some(19 | 2 | 3 | 99))
+}
+
+/// struct tcmsg
+fn queue_header(index: u32, handle: u32, parent: u32, info: u32) -> [u8; 20] {
+    let mut header = [0; 20];
+    for (at, number) in [(4, index), (8, handle), (12, parent), (16, info)] {
+        header[at..at + 4].copy_from_slice(&number.to_ne_bytes());
+    }
+    header
 }
 
 fn parse_link(kind: u16, payload: &[u8]) -> Option<Link> {

@@ -7,7 +7,7 @@ use corten_base::Id;
 use ipnet::IpNet;
 
 use crate::config::AddressPool;
-use crate::endpoint::{EndpointRecord, EndpointSpec, Mac, PortRecord, SandboxSpec};
+use crate::endpoint::{EndpointRecord, EndpointSpec, Mac, PortRecord, PortSpec, SandboxSpec};
 use crate::error::NetError;
 use crate::ipam::{Ipam, Refusal};
 use crate::network::{self, Driver, GatewayMode, IpamConfig, NetworkRecord, NetworkSpec};
@@ -192,6 +192,9 @@ impl State {
         if self.endpoints_of(&spec.container).any(|e| e.network == spec.network) {
             return Err(NetError::EndpointExists { name: spec.name.clone(), network: network.name });
         }
+        if network.driver != Driver::Bridge && !spec.rates.is_unlimited() {
+            return Err(NetError::NoRates { network: network.name });
+        }
         let ifname = self.interface_name(spec, &network)?;
         let ipv4 = self.address(&network, spec.ipv4.map(IpAddr::V4), false)?;
         let ipv6 = match self.address(&network, spec.ipv6.map(IpAddr::V6), true) {
@@ -238,6 +241,7 @@ impl State {
             gw_priority: spec.gw_priority,
             ports,
             links: spec.links.clone(),
+            rates: spec.rates,
         };
         self.endpoints.insert(spec.id.clone(), record.clone());
         Ok(record)
@@ -316,6 +320,45 @@ impl State {
             }
         }
         publications
+    }
+
+    /// Decides about other ports of an endpoint: without `drop`, with `add`. The record as it was, and as it is to be;
+    /// what is dropped stays taken until [`Self::settle_ports`].
+    pub(crate) fn change_ports(
+        &mut self,
+        endpoint: &Id,
+        drop: &[PortRecord],
+        add: &[PortSpec],
+    ) -> Result<(EndpointRecord, EndpointRecord), NetError> {
+        let before = self
+            .endpoints
+            .get(endpoint)
+            .ok_or_else(|| NetError::NoEndpoint { id: endpoint.clone() })?
+            .clone();
+        let network = self.network(&before.network)?;
+        if !add.is_empty() && (network.internal || network.driver != Driver::Bridge) {
+            return Err(NetError::NoPorts { network: network.name.clone() });
+        }
+        let taken = self.ports.take(add, network.settings.host_binding);
+        let taken = taken.map_err(|reason| NetError::Publish {
+            name: before.name.clone(),
+            id: before.id.clone(),
+            reason,
+        })?;
+        let mut after = before.clone();
+        after.ports.retain(|p| !drop.contains(p));
+        after.ports.extend(taken);
+        self.endpoints.insert(endpoint.clone(), after.clone());
+        Ok((before, after))
+    }
+
+    /// The change to `now` is done (or undone): frees what only `other` has.
+    pub(crate) fn settle_ports(&mut self, now: &EndpointRecord, other: &EndpointRecord) {
+        let gone: Vec<PortRecord> = other.ports.iter().filter(|p| !now.ports.contains(p)).cloned().collect();
+        self.ports.free(&gone);
+        if let Some(record) = self.endpoints.get_mut(&now.id) {
+            record.ports.clone_from(&now.ports);
+        }
     }
 
     fn publish(&mut self, spec: &EndpointSpec, network: &NetworkRecord) -> Result<Vec<PortRecord>, NetError> {

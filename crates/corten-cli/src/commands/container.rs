@@ -323,6 +323,10 @@ pub(super) const COMMANDS: &[Command] = &[
             long("memory-swap", SwapBytes, "Limit of memory and swap together"),
             long("pids-limit", Int64, "Number of processes"),
             long("restart", Text, "Restart policy"),
+            long("publish-add", List, "Publish a port: [ip:][host:]container[/protocol]"),
+            long("publish-rm", List, "Publish a port no longer: [ip:][host:]container[/protocol]"),
+            long("net-rate-in", Text, "Bandwidth to the container: 10mbit; 0 for no limit"),
+            long("net-rate-out", Text, "Bandwidth from the container: 10mbit; 0 for no limit"),
         ]],
         run: |c, f| Box::pin(update::update(c, f)),
         ..BASE

@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use corten_base::Id;
-use corten_net::{EndpointSpec, PortSpec, Protocol, SandboxSpec, Upstream};
+use corten_net::{EndpointSpec, PortRecord, PortSpec, Protocol, Rates, SandboxSpec, Upstream};
 use corten_wire::api::network::EndpointSettings;
+use corten_wire::api::port::{Port, PortBinding};
 
 use super::launch::{Run, write_run};
 use crate::error::{Error, Result, internal, invalid};
@@ -17,6 +18,9 @@ use crate::shared::Shared;
 use crate::spec::Surroundings;
 use crate::view::{ContainerView, Endpoint};
 use crate::{networks, validate};
+
+/// `HostConfig.PortBindings`.
+pub(crate) type Bindings = BTreeMap<Port, Option<Vec<PortBinding>>>;
 
 /// Makes the sandbox, connects it, writes hosts, hostname and resolv.conf. What was made is in `run`, also after a
 /// failure.
@@ -55,12 +59,14 @@ pub(super) fn join(
             Some(shared.networks.net().ensure_sandbox(sandbox).map_err(Error::from).map_err(failed)?);
         run.sandbox = true;
     }
+    // On the network that the answers leave by.
     let published = wanted
         .iter()
-        .position(|(e, _)| e.plan.as_ref().is_some_and(|p| !p.internal))
-        .map(|at| wanted[at].0.id.clone());
+        .filter(|(e, _)| e.plan.as_ref().is_some_and(|p| !p.internal))
+        .min_by_key(|(e, settings)| (std::cmp::Reverse(settings.gw_priority), e.name.clone()))
+        .map(|(e, _)| e.id.clone());
     for (entry, settings) in &wanted {
-        let ports = if published.as_ref() == Some(&entry.id) { ports(record)? } else { Vec::new() };
+        let ports = if published.as_ref() == Some(&entry.id) { wanted_ports(record)? } else { Vec::new() };
         let endpoint = self::attach(shared, record, entry, settings, ports).map_err(failed)?;
         Arc::make_mut(&mut run.endpoints).push(endpoint);
     }
@@ -181,6 +187,10 @@ pub(crate) fn attach(
         gw_priority: settings.gw_priority,
         ports,
         links: settings.links.iter().flatten().filter_map(|l| link(l)).collect(),
+        rates: Rates {
+            inward: record.host.net_rate_in.unsigned_abs(),
+            outward: record.host.net_rate_out.unsigned_abs(),
+        },
         sysctls: driver("com.docker.network.endpoint.sysctls")
             .map(|s| s.split(',').map(str::to_owned).collect())
             .unwrap_or_default(),
@@ -212,17 +222,20 @@ fn dns_names(record: &ContainerRecord, settings: &EndpointSettings) -> Vec<Strin
     names
 }
 
-/// What is to be published: bindings, and with `--publish-all` the exposed ports without one.
-pub(crate) fn ports(record: &ContainerRecord) -> Result<Vec<PortSpec>> {
-    let protocol = |p: &str| match p {
+fn protocol(name: &str) -> Result<Protocol> {
+    match name {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
         "sctp" => Ok(Protocol::Sctp),
         other => Err(invalid(format!("invalid proto: {other:?}"))),
-    };
+    }
+}
+
+/// Bindings as corten-net takes them.
+pub(crate) fn ports(bindings: &Bindings) -> Result<Vec<PortSpec>> {
     let mut list = Vec::new();
-    for (port, bindings) in &record.host.port_bindings {
-        let any = [corten_wire::api::port::PortBinding::default()];
+    for (port, bindings) in bindings {
+        let any = [PortBinding::default()];
         let given = bindings.as_deref().unwrap_or_default();
         for binding in if given.is_empty() { &any[..] } else { given } {
             list.push(PortSpec {
@@ -234,6 +247,12 @@ pub(crate) fn ports(record: &ContainerRecord) -> Result<Vec<PortSpec>> {
             });
         }
     }
+    Ok(list)
+}
+
+/// What is to be published: bindings, and with `--publish-all` the exposed ports without one.
+fn wanted_ports(record: &ContainerRecord) -> Result<Vec<PortSpec>> {
+    let mut list = ports(&record.host.port_bindings)?;
     if record.host.publish_all_ports {
         for port in record.config.exposed_ports.keys().filter(|p| !record.host.port_bindings.contains_key(p))
         {
@@ -246,6 +265,99 @@ pub(crate) fn ports(record: &ContainerRecord) -> Result<Vec<PortSpec>> {
         }
     }
     Ok(list)
+}
+
+/// Whether a wish to take ports back means this one, which is published at `ip` and `number`.
+fn is_meant(wish: Option<&[PortBinding]>, ip: Option<IpAddr>, number: &str) -> bool {
+    let fits = |w: &PortBinding| {
+        (w.host_ip.is_empty() || w.host_ip.parse().ok() == ip)
+            && (w.host_port.is_empty() || w.host_port == number)
+    };
+    wish.is_none_or(|all| all.is_empty() || all.iter().any(fits))
+}
+
+/// The ports of a running container that a wish means.
+pub(crate) fn meant(wishes: &Bindings, published: &[PortRecord]) -> Vec<PortRecord> {
+    let wish = |p: &&PortRecord| {
+        wishes.iter().any(|(port, wish)| {
+            (port.number(), protocol(port.protocol()).ok()) == (p.container_port, Some(p.protocol))
+                && is_meant(wish.as_deref(), Some(p.host_ip), &p.host_port.to_string())
+        })
+    };
+    published.iter().filter(wish).cloned().collect()
+}
+
+/// Bindings without those that a wish means; what is published where no number was asked for is told by `published`.
+/// A wish that means nothing is an error.
+pub(crate) fn without(bindings: &mut Bindings, wishes: &Bindings, published: &[PortRecord]) -> Result<()> {
+    for (port, wish) in wishes {
+        let actual = meant(&BTreeMap::from([(port.clone(), wish.clone())]), published);
+        let Some(found) = bindings.get_mut(port) else {
+            if actual.is_empty() {
+                return Err(invalid(format!("port {port} is not published")));
+            }
+            continue;
+        };
+        let list = found.get_or_insert_default();
+        let before = list.len();
+        list.retain(|b| {
+            let dynamic = matches!(b.host_port.as_str(), "" | "0") || b.host_port.contains('-');
+            let gone = if dynamic {
+                !actual.is_empty()
+            } else {
+                is_meant(wish.as_deref(), b.host_ip.parse().ok(), &b.host_port)
+            };
+            !gone
+        });
+        if list.len() == before && before > 0 && actual.is_empty() {
+            return Err(invalid(format!("port {port} is not published there")));
+        }
+        if list.is_empty() {
+            bindings.remove(port);
+        }
+    }
+    Ok(())
+}
+
+/// The endpoint that published ports belong to: the one that answers leave by.
+pub(crate) fn publishing(endpoints: &[Endpoint]) -> Option<&Endpoint> {
+    endpoints
+        .iter()
+        .filter(|e| {
+            e.attached
+                .as_ref()
+                .is_some_and(|a| !a.host_link.is_empty() && (a.gateway.is_some() || a.gateway_v6.is_some()))
+        })
+        .min_by_key(|e| (std::cmp::Reverse(e.attached.as_ref().map(|a| a.gw_priority)), e.name.clone()))
+}
+
+/// Moves published ports to the endpoint that answers leave by, after that has become another one. `ports`: those of
+/// an endpoint that has just gone.
+pub(crate) fn follow_gateway(
+    shared: &Shared,
+    endpoints: &mut [Endpoint],
+    mut ports: Vec<PortRecord>,
+) -> Result<()> {
+    let net = shared.networks.net();
+    let target = publishing(endpoints).map(|e| e.id.clone());
+    for endpoint in endpoints.iter_mut().filter(|e| Some(&e.id) != target.as_ref()) {
+        let Some(attached) = endpoint.attached.as_mut().filter(|a| !a.ports.is_empty()) else { continue };
+        let held = std::mem::take(&mut attached.ports);
+        *attached = net.republish(&attached.id, &held, &[])?;
+        ports.extend(held);
+    }
+    let target = endpoints.iter_mut().find(|e| Some(&e.id) == target.as_ref());
+    if let Some(attached) = target.and_then(|e| e.attached.as_mut()).filter(|_| !ports.is_empty()) {
+        let again = |p: &PortRecord| PortSpec {
+            container_port: p.container_port,
+            protocol: p.protocol,
+            host_ip: Some(p.host_ip),
+            host_ports: (p.host_port, p.host_port),
+        };
+        let specs: Vec<PortSpec> = ports.iter().map(again).collect();
+        *attached = net.republish(&attached.id, &[], &specs)?;
+    }
+    Ok(())
 }
 
 fn resolv_conf(shared: &Shared, record: &ContainerRecord, own: bool, user: bool) -> hosts::Resolution {

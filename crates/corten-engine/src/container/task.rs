@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use corten_base::db::Commit;
 use corten_base::time;
+use corten_net::{PortRecord, Rates};
 use corten_runtime::client::{News, Shim};
-use corten_wire::api::host_config::UpdateRequest;
+use corten_wire::api::host_config::{HostConfig, UpdateRequest};
 use corten_wire::api::inspect::Health;
 use corten_wire::api::network::EndpointSettings;
 use corten_wire::shim::{Attach, Call};
@@ -559,6 +560,7 @@ impl Task {
     async fn update(&mut self, request: &UpdateRequest) -> Result<()> {
         let mut host = self.record.host.as_ref().clone();
         spec::apply_update(&mut host, request)?;
+        self.republish(&mut host, request).await?;
         if self.phase.run().is_some() {
             let resources = spec::resources(&host)?;
             if resources != spec::resources(&self.record.host)? {
@@ -581,6 +583,74 @@ impl Task {
         Ok(())
     }
 
+    /// Published ports and bandwidth limits: at once if it runs, else from the next start on.
+    async fn republish(&mut self, host: &mut HostConfig, request: &UpdateRequest) -> Result<()> {
+        let changes_ports = !request.publish_add.is_empty() || !request.publish_remove.is_empty();
+        if changes_ports && matches!(host.network_mode.as_str(), "host" | "none") {
+            return Err(crate::error::conflict(format!(
+                "ports of a container on the network {} cannot be published",
+                host.network_mode
+            )));
+        }
+        if changes_ports && host.network_mode.starts_with("container:") {
+            return Err(crate::error::conflict("ports belong to the container whose network this one joins"));
+        }
+        let published = endpoints::publishing(&self.run.endpoints).cloned();
+        let records = published.as_ref().and_then(|e| e.attached.as_ref()).map(|a| a.ports.clone());
+        let records = records.unwrap_or_default();
+        endpoints::without(&mut host.port_bindings, &request.publish_remove, &records)?;
+        for (port, bindings) in &request.publish_add {
+            let list = host.port_bindings.entry(port.clone()).or_default().get_or_insert_default();
+            list.extend(bindings.iter().flatten().cloned());
+        }
+        if self.phase.run().is_none() {
+            return Ok(());
+        }
+        let rates =
+            Rates { inward: host.net_rate_in.unsigned_abs(), outward: host.net_rate_out.unsigned_abs() };
+        let (drop, add) =
+            (endpoints::meant(&request.publish_remove, &records), endpoints::ports(&request.publish_add)?);
+        let limits = request.net_rate_in.is_some() || request.net_rate_out.is_some();
+        if !changes_ports && !limits {
+            return Ok(());
+        }
+        let id = match published {
+            Some(endpoint) => Some(endpoint.id),
+            None if changes_ports => {
+                return Err(crate::error::conflict(
+                    "the container has no network on which ports could be published",
+                ));
+            }
+            None => None,
+        };
+        let (net, mut list) = (self.shared.networks.net().clone(), self.run.endpoints.to_vec());
+        let list = blocking(move || {
+            for attached in list.iter_mut().filter_map(|e| e.attached.as_mut()) {
+                if limits {
+                    *attached = net.set_rates(&attached.id, rates)?;
+                }
+                if changes_ports && Some(&attached.id) == id.as_ref() {
+                    *attached = net.republish(&attached.id, &drop, &add)?;
+                }
+            }
+            Ok(list)
+        })
+        .await?;
+        self.run.endpoints = Arc::new(list);
+        launch::write_run(&self.shared, &self.record.id, &self.run)
+    }
+
+    /// Published ports go where answers leave by, after networks came or went.
+    async fn follow_gateway(&mut self, ports: Vec<PortRecord>) -> Result<()> {
+        let (shared, mut list) = (self.shared.clone(), self.run.endpoints.to_vec());
+        self.run.endpoints = blocking(move || {
+            endpoints::follow_gateway(&shared, &mut list, ports)?;
+            Ok(Arc::new(list))
+        })
+        .await?;
+        Ok(())
+    }
+
     async fn connect(
         &mut self,
         network: crate::record::NetworkEntry,
@@ -593,6 +663,7 @@ impl Task {
             let endpoint =
                 blocking(move || endpoints::attach(&shared, &record, &entry, &settings, Vec::new())).await?;
             Arc::make_mut(&mut self.run.endpoints).push(endpoint);
+            self.follow_gateway(Vec::new()).await?;
             launch::write_run(&self.shared, &self.record.id, &self.run)?;
         }
         self.save(ContainerRecord { networks: Arc::new(networks), ..self.record.as_ref().clone() }).await?;
@@ -613,12 +684,13 @@ impl Task {
             )));
         }
         if let Some(Endpoint { attached: Some(endpoint), id, .. }) = attached {
-            let net = self.shared.networks.net().clone();
+            let (net, ports) = (self.shared.networks.net().clone(), endpoint.ports.clone());
             let gone = blocking(move || Ok(net.detach(&endpoint)?)).await;
             if !force {
                 gone?;
             }
             Arc::make_mut(&mut self.run.endpoints).retain(|e| e.id != id);
+            self.follow_gateway(ports).await?;
             launch::write_run(&self.shared, &self.record.id, &self.run)?;
             self.shared.networks.publish("disconnect", &network, Some(&self.record.id));
         }

@@ -234,6 +234,9 @@ impl Inner {
                     made => made,
                 };
                 made.map_err(kernel("make the pair of"))?;
+                if !record.rates.is_unlimited() {
+                    self.limit(record, record.rates).map_err(kernel("limit"))?;
+                }
             }
             Driver::Macvlan => self.add_macvlan(record, network, &sandbox).map_err(kernel("make"))?,
         }
@@ -291,6 +294,17 @@ impl Inner {
         host.apply(changes)
     }
 
+    /// Before a container's first port is published.
+    pub(super) fn let_back_in(&self, record: &EndpointRecord) -> Result<(), NetError> {
+        if record.ports.is_empty() || !filters_bridged_frames() {
+            return Ok(());
+        }
+        let icc = lock(&self.state).network(&record.network)?.settings.icc;
+        let mut changes = Changes::default();
+        changes.set_port(&record.host_link, !icc, true);
+        lock(&self.host).apply(changes).map_err(NetError::kernel(format!("configure {}", record.host_link)))
+    }
+
     /// A port forwards some time after its link came up, and a bridge sends some time after its first port did. Until
     /// then they swallow the container's first packets, which cost it a second each.
     ///
@@ -344,6 +358,9 @@ impl Inner {
                 .and_then(|mut s| delete(&mut s.route, &record.ifname));
             ignore_absent(outcome).map_err(kernel("delete"))?;
         } else {
+            if record.rates.outward != 0 {
+                self.sandboxes.delete_link_later(record.brake_link());
+            }
             let mut host = lock(&self.host);
             let muted = last
                 && host

@@ -81,7 +81,9 @@ impl Net {
             let containers: Vec<String> =
                 state.sandboxes.keys().map(|id| sandbox_id(id)[..12].to_owned()).collect();
             let host_links: Vec<String> = state.endpoints.values().map(|e| e.host_link.clone()).collect();
-            let links: Vec<String> = state.networks.values().map(|n| n.settings.link.clone()).collect();
+            let networks = state.networks.values().map(|n| n.settings.link.clone());
+            let brakes = state.endpoints.values().filter(|e| e.rates.outward != 0).map(|e| e.brake_link());
+            let links: Vec<String> = networks.chain(brakes).collect();
             (containers, host_links, links)
         };
         let kernel = |action: &'static str| NetError::kernel(action);

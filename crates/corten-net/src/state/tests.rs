@@ -1,7 +1,7 @@
 //! Tests of `state`.
 
 use super::*;
-use crate::endpoint::{PortSpec, Protocol};
+use crate::endpoint::Protocol;
 use crate::ipam::{default_pools, unique_local_pool};
 
 fn pools() -> Vec<AddressPool> {
@@ -55,6 +55,7 @@ fn endpoint(state: &mut State, network: &NetworkRecord, container: &Id, priority
         gw_priority: priority,
         ports: Vec::new(),
         links: Vec::new(),
+        rates: Default::default(),
         sysctls: Vec::new(),
     }
 }

@@ -1,6 +1,7 @@
 //! Networks: addresses, isolation, what survives a restart.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 
 use corten_base::{Id, Kind};
 use corten_net::{IpamConfig, Net, SandboxSpec, option};
@@ -367,5 +368,67 @@ fn the_first_packet_gets_through() {
             netns::run_in(std::os::fd::AsFd::as_fd(&c.ns), connect).unwrap();
             drop(listener);
         }
+    });
+}
+
+/// How long two megabytes take from one namespace to another.
+fn transfer(from: &OwnedFd, to: &OwnedFd, address: &str) -> std::time::Duration {
+    use std::io::{Read, Write};
+    const SIZE: usize = 2 << 20;
+    let listener = netns::run_in(to.as_fd(), || std::net::TcpListener::bind(address)).unwrap();
+    let reader = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::copy(&mut (&mut stream).take(SIZE as u64), &mut std::io::sink()).unwrap();
+        // The sender waits for this, so that what is still in queues counts.
+        stream.write_all(b"!").unwrap();
+    });
+    let begin = std::time::Instant::now();
+    netns::run_in(from.as_fd(), || {
+        let mut stream = std::net::TcpStream::connect(address)?;
+        stream.write_all(&vec![0; SIZE])?;
+        stream.read_exact(&mut [0])
+    })
+    .unwrap();
+    reader.join().unwrap();
+    begin.elapsed()
+}
+
+#[test]
+fn bandwidth_is_limited_in_each_direction() {
+    isolated("networks::bandwidth_is_limited_in_each_direction", || {
+        let (net, bridge) = open();
+        let free = container(&net, &bridge, "free", |_| {});
+        let rates = |inward, outward| corten_net::Rates { inward, outward };
+        let slow = container(&net, &bridge, "slow", |e| e.rates = rates(16_000_000, 0));
+        let (free_at, slow_at) = (format!("{}:7000", free.ip()), format!("{}:7000", slow.ip()));
+        // Two megabytes at sixteen megabits take a second. That there is no limit, the kernel tells.
+        let limited = |d: std::time::Duration| d.as_millis() > 800;
+        let queues = || sh("tc qdisc show | grep -c -E 'tbf|ingress' || true").trim().to_owned();
+        assert!(limited(transfer(&free.ns, &slow.ns, &slow_at)), "in");
+        transfer(&slow.ns, &free.ns, &free_at);
+        assert_eq!(queues(), "1", "out is free");
+        let record = net.set_rates(&slow.endpoints[0].id, rates(0, 16_000_000)).unwrap();
+        assert_eq!(queues(), "2", "a way aside, and a queue there");
+        assert!(limited(transfer(&slow.ns, &free.ns, &free_at)), "out");
+        // A daemon that starts leaves it as it is.
+        drop(net);
+        let net = Net::open(config("test")).unwrap();
+        net.ensure_default_network(bridge.id).unwrap();
+        let spec = |c: &Container| SandboxSpec { container: c.id.clone(), upstreams: Vec::new() };
+        let failures =
+            net.restore(&[], &[record.clone(), free.endpoints[0].clone()], &[spec(&slow), spec(&free)]);
+        assert!(failures.unwrap().is_empty());
+        assert!(limited(transfer(&slow.ns, &free.ns, &free_at)), "out, still");
+        net.set_rates(&record.id, rates(0, 0)).unwrap();
+        assert_eq!(queues(), "0");
+        transfer(&slow.ns, &free.ns, &free_at);
+        assert!(!sh("ip -o link").contains("ifb"));
+        net.set_rates(&record.id, rates(10_000_000, 10_000_000)).unwrap();
+        assert!(sh("ip -o link").contains("ifb"));
+        net.ensure_no_sandbox(&slow.id).unwrap();
+        net.ensure_no_sandbox(&free.id).unwrap();
+        net.retire().unwrap();
+        drop(net);
+        assert!(!sh("ip -o link").contains("ifb"));
     });
 }

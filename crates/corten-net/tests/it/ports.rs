@@ -232,3 +232,30 @@ fn udp_flows_follow_the_port() {
         ask("two");
     });
 }
+
+#[test]
+fn ports_of_a_running_container_change() {
+    isolated("ports::ports_of_a_running_container_change", || {
+        let out = outside();
+        let (net, bridge) = open();
+        let web = container(&net, &bridge, "web", |e| e.ports = vec![port(None, 8080, 80)]);
+        serve(&web.ns, "0.0.0.0:80");
+        let at = |n: u16| ask(Some(&out), &format!("198.51.100.1:{n}")).is_some();
+        let changed = net.republish(&web.endpoints[0].id, &[], &[port(None, 8081, 80)]).unwrap();
+        assert_eq!(changed.ports.len(), 4);
+        assert!(at(8080) && at(8081));
+        // One that cannot be had changes nothing.
+        let squatter = TcpListener::bind("0.0.0.0:8082").unwrap();
+        let old: Vec<_> = changed.ports.iter().filter(|p| p.host_port == 8080).cloned().collect();
+        let wishes = [port(None, 8083, 80), port(None, 8082, 80)];
+        assert!(net.republish(&changed.id, &old, &wishes).is_err());
+        assert!(at(8080) && at(8081) && !at(8083));
+        drop(squatter);
+        let changed = net.republish(&changed.id, &old, &wishes).unwrap();
+        assert!(!at(8080) && at(8081) && at(8082) && at(8083));
+        assert!(TcpListener::bind("0.0.0.0:8080").is_ok());
+        net.detach(&changed).unwrap();
+        assert!(!at(8081) && !at(8082));
+        assert!(TcpListener::bind("0.0.0.0:8082").is_ok());
+    });
+}

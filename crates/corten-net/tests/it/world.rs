@@ -110,6 +110,7 @@ pub(crate) fn endpoint(container: &Id, network: &NetworkRecord, name: &str) -> E
         gw_priority: 0,
         ports: Vec::new(),
         links: Vec::new(),
+        rates: Default::default(),
         sysctls: Vec::new(),
     }
 }

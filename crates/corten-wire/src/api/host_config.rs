@@ -155,6 +155,12 @@ pub struct HostConfig {
     pub pids_limit: Option<i64>,
     /// Resource limits of the process.
     pub ulimits: Option<Vec<Ulimit>>,
+    /// Bits per second to the container, 0 for no limit. Ours, not Docker's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub net_rate_in: i64,
+    /// Bits per second from the container, 0 for no limit. Ours, not Docker's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub net_rate_out: i64,
     /// Windows only.
     pub cpu_count: i64,
     /// Windows only.
@@ -220,6 +226,18 @@ pub struct UpdateRequest {
     pub ulimits: Option<Vec<Ulimit>>,
     /// Empty name: unchanged.
     pub restart_policy: RestartPolicy,
+    /// Ports to publish. Ours, not Docker's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub publish_add: BTreeMap<Port, Option<Vec<PortBinding>>>,
+    /// Ports to publish no longer; without a binding all of the container's port. Ours, not Docker's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub publish_remove: BTreeMap<Port, Option<Vec<PortBinding>>>,
+    /// Bits per second to the container, 0 for no limit. Ours, not Docker's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rate_in: Option<i64>,
+    /// Bits per second from the container, 0 for no limit. Ours, not Docker's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rate_out: Option<i64>,
 }
 
 /// Answer of `POST /containers/{id}/update`.

@@ -81,6 +81,8 @@ pub(crate) const FLAGS: &[Flag] = &[
     long("mount", Mount, "Mount: type=bind|volume|tmpfs|image,source=…,target=…"),
     long("name", Text, "Name"),
     long("network", Network, "Network to attach to").alias(&["net"]),
+    long("net-rate-in", Text, "Bandwidth to the container: 10mbit"),
+    long("net-rate-out", Text, "Bandwidth from the container: 10mbit"),
     long("network-alias", List, "Name on the network").alias(&["net-alias"]),
     long("no-healthcheck", Bool, "Ignore the image's health check"),
     long("oom-kill-disable", Bool, "Do not kill when memory runs out"),

@@ -286,6 +286,11 @@ fn host_config(
         "MaskedPaths": security.paths.clone(),
         "ReadonlyPaths": security.paths,
     });
+    for (flag, key) in [("net-rate-in", "NetRateIn"), ("net-rate-out", "NetRateOut")] {
+        if flags.changed(flag) {
+            out[key] = opts::rate(flags.text(flag))?.into();
+        }
+    }
     let optional = [
         ("Annotations", opts::pairs(&flags.list("annotation"))),
         ("StorageOpt", opts::pairs(&flags.list("storage-opt"))),

@@ -43,6 +43,20 @@ pub(super) async fn update(cli: &Cli, flags: &Flags) -> Result {
         let policy = opts::restart_policy(flags.text("restart")).map_err(|e| fail(e, 1))?;
         body.insert("RestartPolicy".into(), policy);
     }
+    for (flag, key) in [("publish-add", "PublishAdd"), ("publish-rm", "PublishRemove")] {
+        let mut ports = opts::Ports::default();
+        for text in flags.list(flag) {
+            opts::publish(&mut ports, &text).map_err(|e| fail(e, 1))?;
+        }
+        if flags.changed(flag) {
+            body.insert(key.into(), ports.bindings());
+        }
+    }
+    for (flag, key) in [("net-rate-in", "NetRateIn"), ("net-rate-out", "NetRateOut")] {
+        if flags.changed(flag) {
+            body.insert(key.into(), opts::rate(flags.text(flag)).map_err(|e| fail(e, 1))?.into());
+        }
+    }
     if body.is_empty() {
         return Err(fail("you must provide one or more flags when using this command", 1));
     }
