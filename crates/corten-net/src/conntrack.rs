@@ -72,9 +72,9 @@ pub(crate) fn forget(ports: &[Publication], change: Change<'_>) -> io::Result<()
 fn is_wrong(port: &Publication, change: Change<'_>, original: &Tuple, reply: &Tuple) -> bool {
     match change {
         Change::Unpublished => {
-            reply.source == port.container_ip && reply.source_port == port.container_port && {
-                original.destination != reply.source || original.destination_port != reply.source_port
-            }
+            reply.source == port.container_ip
+                && in_row(reply.source_port, port.container_port, port.count)
+                && { original.destination != reply.source || original.destination_port != reply.source_port }
         }
         Change::Published(host) => {
             let address = if port.host_ip.is_unspecified() {
@@ -82,9 +82,15 @@ fn is_wrong(port: &Publication, change: Change<'_>, original: &Tuple, reply: &Tu
             } else {
                 original.destination == port.host_ip
             };
-            address && original.destination_port == port.host_port && reply.source == original.destination
+            address
+                && in_row(original.destination_port, port.host_port, port.count)
+                && reply.source == original.destination
         }
     }
+}
+
+fn in_row(port: u16, first: u16, count: u16) -> bool {
+    port.checked_sub(first).is_some_and(|n| n < count)
 }
 
 /// One direction of a UDP connection.

@@ -439,7 +439,8 @@ impl Inner {
         }
         let present = state.endpoints.values().flat_map(|e| state.publications(e));
         let all = present.chain(coming.into_iter().flatten().cloned()).filter(|p| !p.routed);
-        let published: BTreeSet<(Protocol, u16)> = all.map(|p| (p.protocol, p.host_port)).collect();
+        let numbers = all.flat_map(|p| p.host_ports().map(move |n| (p.protocol, n)));
+        let published: BTreeSet<(Protocol, u16)> = numbers.collect();
         let published: Vec<(Protocol, u16)> = published.into_iter().collect();
         foreign.copy(&published).map_err(NetError::kernel("copy the host's packet filter rules"))
     }

@@ -60,6 +60,15 @@ impl Field {
         }
     }
 
+    /// Without the filling up to whole registers.
+    fn length(self) -> u32 {
+        match self {
+            Self::Protocol => 1,
+            Self::Port => 2,
+            _ => self.size(),
+        }
+    }
+
     fn number(self) -> u32 {
         match self {
             Self::Ipv4 => 7,
@@ -82,6 +91,8 @@ pub(crate) enum Value {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Element {
     pub(crate) key: Vec<u8>,
+    /// Last key of an interval, field by field.
+    pub(crate) end: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
 }
 
@@ -110,6 +121,8 @@ pub(crate) enum Command {
     Chain { name: &'static str, kind: ChainKind, hook: Hook, priority: i32, drops: bool },
     /// Set or map; there already is success.
     Set { name: &'static str, key: &'static [Field], value: Value },
+    /// A set or map whose elements are intervals; there already is success.
+    Intervals { name: &'static str, key: &'static [Field], value: Value },
     /// Takes a chain away, with its rules.
     RemoveChain { chain: &'static str },
     /// Takes all rules out of a chain.
@@ -346,7 +359,20 @@ impl Table {
             }
             Command::Set { name, key, value } => {
                 *last = batch.len();
-                batch.message(NEWSET, flag::CREATE, &header, |m| self.encode_set(m, name, key, *value, id));
+                batch
+                    .message(NEWSET, flag::CREATE, &header, |m| self.encode_set(m, name, key, *value, id, 0));
+            }
+            Command::Intervals { name, key, value } => {
+                const INTERVAL_AND_CONCATENATION: u32 = 4 | 0x80;
+                *last = batch.len();
+                batch.message(NEWSET, flag::CREATE, &header, |m| {
+                    self.encode_set(m, name, key, *value, id, INTERVAL_AND_CONCATENATION);
+                    m.nest(9, |m| {
+                        m.nest(2, |m| {
+                            key.iter().for_each(|field| m.nest(1, |m| m.put_be32(1, field.length())));
+                        });
+                    });
+                });
             }
             Command::RemoveChain { chain } => {
                 *last = batch.len();
@@ -414,13 +440,13 @@ impl Table {
         }
     }
 
-    fn encode_set(&self, m: &mut Batch, name: &str, key: &[Field], value: Value, id: u32) {
+    fn encode_set(&self, m: &mut Batch, name: &str, key: &[Field], value: Value, id: u32, flags: u32) {
         const MAP: u32 = 8;
         let numbers = |fields: &[Field]| fields.iter().fold(0, |n, f| (n << 6) | f.number());
         let sizes = |fields: &[Field]| fields.iter().map(|f| f.size()).sum();
         m.put_str(1, &self.name);
         m.put_str(2, name);
-        m.put_be32(3, if value == Value::Nothing { 0 } else { MAP });
+        m.put_be32(3, flags | if value == Value::Nothing { 0 } else { MAP });
         m.put_be32(4, numbers(key));
         m.put_be32(5, sizes(key));
         match value {
@@ -456,6 +482,9 @@ impl Table {
                     for element in chunk {
                         m.nest(1, |m| {
                             m.nest(1, |m| m.put(1, &element.key));
+                            if let Some(end) = &element.end {
+                                m.nest(10, |m| m.put(1, end));
+                            }
                             if let Some(value) = &element.value {
                                 m.nest(2, |m| m.put(1, value));
                             }

@@ -11,7 +11,8 @@
 //!                                   is dropped, out of a bridge accepted
 //! ```
 //!
-//! INVARIANT: rules change with networks, elements with ports. Publishing a port is one element added to a map.
+//! INVARIANT: rules change with networks, elements with ports. Publishing a port is one element added to a map, and so is
+//! publishing thousands in a row.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -45,7 +46,13 @@ const BY_ADDRESS: [&str; 2] = ["ports4", "ports6"];
 /// Published ports of all host addresses, by family.
 const ANYWHERE: [&str; 2] = ["anyports4", "anyports6"];
 
-/// A published port, decided.
+/// Ports in a row that keep their numbers, by address and by family: one interval each.
+const RANGES: [&str; 2] = ["ranges4", "ranges6"];
+const ANY_RANGES: [&str; 2] = ["anyranges4", "anyranges6"];
+/// So many in a row are worth an interval.
+pub(crate) const ROW: u16 = 16;
+
+/// A published port, or a row of them, decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Publication {
     pub(crate) protocol: Protocol,
@@ -53,10 +60,52 @@ pub(crate) struct Publication {
     pub(crate) host_port: u16,
     pub(crate) container_ip: IpAddr,
     pub(crate) container_port: u16,
+    /// How many ports from these on; more than one only where the numbers are the same.
+    pub(crate) count: u16,
     /// No translation: the port is opened instead.
     pub(crate) routed: bool,
     /// It is opened as well.
     pub(crate) direct: bool,
+}
+
+/// Puts ports together that are in a row and keep their numbers, where that is worth it.
+pub(crate) fn in_rows(mut ports: Vec<Publication>) -> Vec<Publication> {
+    if ports.len() < usize::from(ROW) {
+        return ports;
+    }
+    ports.sort_by_key(|p| (p.protocol, p.host_ip, p.container_ip, p.host_port));
+    let mut rows: Vec<Publication> = Vec::new();
+    for port in ports {
+        let keeps = port.host_port == port.container_port;
+        match rows.last_mut() {
+            Some(row) if keeps && row.is_followed_by(&port) => row.count += 1,
+            _ => rows.push(port),
+        }
+    }
+    let single = |row: Publication| {
+        (0..row.count).map(move |n| Publication {
+            host_port: row.host_port + n,
+            container_port: row.container_port + n,
+            count: 1,
+            ..row.clone()
+        })
+    };
+    let (rows, short): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.count >= ROW);
+    rows.into_iter().chain(short.into_iter().flat_map(single)).collect()
+}
+
+impl Publication {
+    fn is_followed_by(&self, next: &Self) -> bool {
+        let place = |p: &Self| (p.protocol, p.host_ip, p.container_ip, p.routed);
+        place(self) == place(next)
+            && self.host_port == self.container_port
+            && self.host_port.checked_add(self.count) == Some(next.host_port)
+    }
+
+    /// The numbers on the host.
+    pub(crate) fn host_ports(&self) -> std::ops::RangeInclusive<u16> {
+        self.host_port..=self.host_port + (self.count - 1)
+    }
 }
 
 /// Everything: chains and sets where they are missing, the rules for these networks, no ports yet if `reset`.
@@ -69,7 +118,7 @@ pub(crate) fn ruleset(networks: &[&NetworkRecord], reset: bool) -> Vec<Command> 
         commands.push(Command::FlushSet { set });
     }
     if reset {
-        for set in [ROUTED, BY_ADDRESS, ANYWHERE].concat() {
+        for set in [ROUTED, BY_ADDRESS, ANYWHERE, RANGES, ANY_RANGES].concat() {
             commands.push(Command::FlushSet { set });
         }
     }
@@ -105,7 +154,7 @@ pub(crate) fn unpublish(ports: &[Publication]) -> Vec<Command> {
 }
 
 fn by_set(ports: &[Publication]) -> impl Iterator<Item = (&'static str, Vec<Element>)> {
-    [ROUTED, BY_ADDRESS, ANYWHERE]
+    [ROUTED, BY_ADDRESS, ANYWHERE, RANGES, ANY_RANGES]
         .concat()
         .into_iter()
         .map(|set| {
@@ -120,9 +169,20 @@ fn by_set(ports: &[Publication]) -> impl Iterator<Item = (&'static str, Vec<Elem
 }
 
 fn elements(port: &Publication) -> impl Iterator<Item = (&'static str, Element)> {
-    let opened =
-        (port.direct && !port.routed).then(|| element(&Publication { routed: true, ..port.clone() }));
-    std::iter::once(element(port)).chain(opened)
+    let opened = (port.direct && !port.routed).then(|| Publication { routed: true, ..port.clone() });
+    let rows = std::iter::once(port.clone()).chain(opened);
+    rows.flat_map(|row| {
+        // What is not translated is opened one by one.
+        let single = |n: u16| Publication {
+            host_port: row.host_port + n,
+            container_port: row.container_port + n,
+            count: 1,
+            ..row.clone()
+        };
+        let parts: Vec<Publication> =
+            if row.routed { (0..row.count).map(single).collect() } else { vec![row] };
+        parts.into_iter().map(|p| element(&p))
+    })
 }
 
 fn element(port: &Publication) -> (&'static str, Element) {
@@ -132,13 +192,23 @@ fn element(port: &Publication) -> (&'static str, Element) {
         let key = [octets(port.container_ip), service(port.container_port)].concat();
         return (ROUTED[family], member(key));
     }
+    if port.count > 1 {
+        let last = service(port.host_port + (port.count - 1));
+        let (set, address) = match port.host_ip.is_unspecified() {
+            true => (ANY_RANGES, Vec::new()),
+            false => (RANGES, octets(port.host_ip)),
+        };
+        let key = [address.clone(), service(port.host_port)].concat();
+        let end = Some([address, last].concat());
+        return (set[family], Element { key, end, value: Some(octets(port.container_ip)) });
+    }
     let target = [octets(port.container_ip), padded(&port.container_port.to_be_bytes())].concat();
     let value = Some(target);
     if port.host_ip.is_unspecified() {
-        (ANYWHERE[family], Element { key: service(port.host_port), value })
+        (ANYWHERE[family], Element { key: service(port.host_port), end: None, value })
     } else {
         let key = [octets(port.host_ip), service(port.host_port)].concat();
-        (BY_ADDRESS[family], Element { key, value })
+        (BY_ADDRESS[family], Element { key, end: None, value })
     }
 }
 
@@ -147,6 +217,7 @@ fn frame() -> Vec<Command> {
     use Field::{Ipv4, Ipv6, Link, Port, Protocol as L4};
     let chain = |name, kind, hook, priority| Command::Chain { name, kind, hook, priority, drops: false };
     let set = |name, key, value| Command::Set { name, key, value };
+    let intervals = |name, key, value| Command::Intervals { name, key, value };
     vec![
         chain(GUARD, ChainKind::Filter, Hook::Prerouting, -300),
         chain(PUBLISHED, ChainKind::Nat, Hook::Prerouting, -100),
@@ -164,6 +235,10 @@ fn frame() -> Vec<Command> {
         set(BY_ADDRESS[1], &[Ipv6, L4, Port], Value::Fields(&[Ipv6, Port])),
         set(ANYWHERE[0], &[L4, Port], Value::Fields(&[Ipv4, Port])),
         set(ANYWHERE[1], &[L4, Port], Value::Fields(&[Ipv6, Port])),
+        intervals(RANGES[0], &[Ipv4, L4, Port], Value::Fields(&[Ipv4])),
+        intervals(RANGES[1], &[Ipv6, L4, Port], Value::Fields(&[Ipv6])),
+        intervals(ANY_RANGES[0], &[L4, Port], Value::Fields(&[Ipv4])),
+        intervals(ANY_RANGES[1], &[L4, Port], Value::Fields(&[Ipv6])),
     ]
 }
 
@@ -200,24 +275,24 @@ fn translation(chain: &'static str) -> Vec<Command> {
     for v6 in [false, true] {
         let family = usize::from(v6);
         let (protocol_check, width) = if v6 { (ipv6(), 4) } else { (ipv4(), 1) };
-        let target = |to: u32| vec![Expr::Dnat { v6, address: to, port: to + width }];
         // From outside nothing is at 127.0.0.1, whatever route_localnet says.
         let guard = if v6 || chain == LOCAL { Vec::new() } else { vec![not_loopback_destination()] };
-        let mut expressions = vec![protocol_check.clone()];
-        expressions.extend(guard);
-        expressions.push(destination(v6, 0));
-        expressions.push(service(width));
-        expressions.push(vec![Expr::Lookup { set: BY_ADDRESS[family], register: 0, to: Some(8) }]);
-        expressions.push(target(8));
-        commands.push(rule(chain, expressions));
-        let mut expressions = vec![protocol_check, to_this_host()];
-        if !v6 && chain != LOCAL {
-            expressions.push(not_loopback_destination());
+        // The row of ports keeps its numbers.
+        let translate = |set: &'static str, port: Option<u32>| {
+            vec![Expr::Lookup { set, register: 0, to: Some(8) }, Expr::Dnat { v6, address: 8, port }]
+        };
+        for (set, port) in [(BY_ADDRESS, Some(8 + width)), (RANGES, None)] {
+            let mut expressions = vec![protocol_check.clone()];
+            expressions.extend(guard.clone());
+            expressions.extend([destination(v6, 0), service(width), translate(set[family], port)]);
+            commands.push(rule(chain, expressions));
         }
-        expressions.push(service(0));
-        expressions.push(vec![Expr::Lookup { set: ANYWHERE[family], register: 0, to: Some(8) }]);
-        expressions.push(target(8));
-        commands.push(rule(chain, expressions));
+        for (set, port) in [(ANYWHERE, Some(8 + width)), (ANY_RANGES, None)] {
+            let mut expressions = vec![protocol_check.clone(), to_this_host()];
+            expressions.extend(guard.clone());
+            expressions.extend([service(0), translate(set[family], port)]);
+            commands.push(rule(chain, expressions));
+        }
     }
     commands
 }

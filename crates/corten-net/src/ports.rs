@@ -3,6 +3,9 @@
 //! A port is held by a bound socket, so that no other program of the host takes it while the packet filter leads its
 //! traffic to a container, and so that a port that another program has is refused. Connections never reach these
 //! sockets: translation comes first.
+//!
+//! Thousands of ports in a row are not held, because they would be thousands of sockets: it is looked whether somebody
+//! has one of them, and whoever comes later gets a port that nothing from outside arrives at.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -42,8 +45,14 @@ impl Ports {
         default_ip: Option<IpAddr>,
     ) -> Result<Vec<PortRecord>, PortError> {
         let mut taken: Vec<PortRecord> = Vec::new();
-        for wish in wishes {
-            match self.take_one(wish, default_ip) {
+        let fixed = |w: &PortSpec| {
+            (w.host_ports.0 == w.host_ports.1).then_some((w.protocol, w.host_ip, w.host_ports.0))
+        };
+        let long = in_long_rows(wishes.iter().map(fixed));
+        let busy = if self.hold && long.contains(&true) { Busy::read() } else { Busy::default() };
+        for (wish, long) in wishes.iter().zip(long) {
+            let way = if long { Way::Look(&busy) } else { Way::Hold };
+            match self.take_one(wish, default_ip, way) {
                 Ok(ports) => taken.extend(ports),
                 Err(error) => {
                     self.free(&taken);
@@ -56,8 +65,11 @@ impl Ports {
 
     /// Takes exactly these ports again: after a restart of the daemon.
     pub(crate) fn retake(&mut self, records: &[PortRecord]) -> Result<(), PortError> {
+        let long = in_long_rows(records.iter().map(|r| Some((r.protocol, Some(r.host_ip), r.host_port))));
+        let nobody = Busy::default();
         for (done, record) in records.iter().enumerate() {
-            if let Err(error) = self.bind(record.protocol, record.host_ip, record.host_port, PATIENCE) {
+            let way = if long[done] { Way::Look(&nobody) } else { Way::Hold };
+            if let Err(error) = self.bind(record.protocol, record.host_ip, record.host_port, PATIENCE, way) {
                 self.free(&records[..done]);
                 return Err(error);
             }
@@ -76,6 +88,7 @@ impl Ports {
         &mut self,
         wish: &PortSpec,
         default_ip: Option<IpAddr>,
+        way: Way<'_>,
     ) -> Result<Vec<PortRecord>, PortError> {
         let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let host_ip = wish.host_ip.or(default_ip.filter(|ip| !ip.is_unspecified()));
@@ -90,9 +103,9 @@ impl Ports {
         let start = if dynamic { self.next } else { first };
         for port in (start..=last).chain(first..start) {
             let patience = if fixed { PATIENCE } else { &[] };
-            let outcome = self.bind(wish.protocol, main, port, patience).and_then(|()| match other {
+            let outcome = self.bind(wish.protocol, main, port, patience, way).and_then(|()| match other {
                 None => Ok(vec![main]),
-                Some(six) => match self.bind(wish.protocol, six, port, patience) {
+                Some(six) => match self.bind(wish.protocol, six, port, patience, way) {
                     Ok(()) => Ok(vec![main, six]),
                     Err(PortError::Bind { error, .. }) if lacks_ipv6(&error) => Ok(vec![main]),
                     Err(error) => {
@@ -127,6 +140,7 @@ impl Ports {
         host_ip: IpAddr,
         port: u16,
         patience: &[u64],
+        way: Way<'_>,
     ) -> Result<(), PortError> {
         let address = SocketAddr::new(host_ip, port);
         let same_port = self.held.range(
@@ -139,6 +153,14 @@ impl Ports {
         };
         if same_port.into_iter().any(|((_, _, held), _)| collides(held)) {
             return Err(PortError::Allocated { address });
+        }
+        if let Way::Look(busy) = way {
+            if busy.has(protocol, address) {
+                let error = io::Error::from_raw_os_error(rustix::io::Errno::ADDRINUSE.raw_os_error());
+                return Err(PortError::Bind { address, protocol, error });
+            }
+            self.held.insert((protocol, port, host_ip), None);
+            return Ok(());
         }
         let open = || open(protocol, address).map_err(|error| PortError::Bind { address, protocol, error });
         let mut waits = patience.iter();
@@ -154,6 +176,78 @@ impl Ports {
         self.held.insert((protocol, port, host_ip), socket);
         Ok(())
     }
+}
+
+/// How a port is made sure of.
+#[derive(Debug, Clone, Copy)]
+enum Way<'a> {
+    Hold,
+    Look(&'a Busy),
+}
+
+/// So many ports in a row are not held.
+const LONG: usize = 256;
+
+/// Which of these ports (`None`: not a certain one) are part of a long row.
+fn in_long_rows<K: Copy + Ord>(ports: impl Iterator<Item = Option<(Protocol, K, u16)>>) -> Vec<bool> {
+    let ports: Vec<_> = ports.collect();
+    let mut long = vec![false; ports.len()];
+    let certain = ports.into_iter().enumerate().filter_map(|(at, port)| Some((at, port?)));
+    let mut sorted: Vec<(usize, (Protocol, K, u16))> = certain.collect();
+    sorted.sort_by_key(|(_, port)| *port);
+    let follows = |a: &(Protocol, K, u16), b: &(Protocol, K, u16)| {
+        (a.0, a.1) == (b.0, b.1) && a.2.checked_add(1) == Some(b.2)
+    };
+    for row in sorted.chunk_by(|(_, a), (_, b)| follows(a, b)).filter(|row| row.len() >= LONG) {
+        row.iter().for_each(|(at, _)| long[*at] = true);
+    }
+    long
+}
+
+/// Ports that programs of the host have.
+#[derive(Debug, Default)]
+struct Busy(Vec<(Protocol, SocketAddr)>);
+
+impl Busy {
+    /// As the kernel lists them for the calling thread's namespace.
+    fn read() -> Self {
+        let mut all = Vec::new();
+        for (file, protocol) in
+            [("tcp", Protocol::Tcp), ("tcp6", Protocol::Tcp), ("udp", Protocol::Udp), ("udp6", Protocol::Udp)]
+        {
+            let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+            all.extend(text.lines().skip(1).filter_map(|l| bound(l, protocol)).map(|a| (protocol, a)));
+        }
+        Self(all)
+    }
+
+    fn has(&self, protocol: Protocol, address: SocketAddr) -> bool {
+        self.0.iter().any(|(p, found)| {
+            let (a, b) = (found.ip(), address.ip());
+            // A socket on :: may take IPv4 as well.
+            let collides = a == b
+                || a == Ipv6Addr::UNSPECIFIED
+                || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified());
+            *p == protocol && found.port() == address.port() && collides
+        })
+    }
+}
+
+/// The address of a line of /proc/net/tcp and its like, unless it is a connection.
+fn bound(line: &str, protocol: Protocol) -> Option<SocketAddr> {
+    const LISTENS: &str = "0A";
+    let mut words = line.split_whitespace();
+    let (local, state) = (words.nth(1)?, words.nth(1)?);
+    if protocol == Protocol::Tcp && state != LISTENS {
+        return None;
+    }
+    let (address, port) = local.split_once(':')?;
+    let word = |n: usize| Some(u32::from_str_radix(address.get(8 * n..8 * n + 8)?, 16).ok()?.to_ne_bytes());
+    let ip = match address.len() {
+        8 => IpAddr::from(word(0)?),
+        _ => IpAddr::from(<[u8; 16]>::try_from([word(0)?, word(1)?, word(2)?, word(3)?].concat()).ok()?),
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
 fn is_taken(error: &PortError) -> bool {
@@ -239,6 +333,32 @@ mod tests {
         assert_eq!(shown, ["0.0.0.0 32768", ":: 32768", "0.0.0.0 32769", ":: 32769"]);
         let taken = ports.take(&[wish(None, (0, 0))], Some("10.0.0.1".parse().unwrap())).unwrap();
         assert_eq!((taken.len(), taken[0].host_ip.to_string().as_str()), (1, "10.0.0.1"));
+    }
+
+    #[test]
+    fn long_rows_are_looked_at_and_not_held() {
+        let line = |l| bound(l, Protocol::Tcp).map(|a| a.to_string());
+        assert_eq!(line("   0: 0100007F:1F90 00000000:0000 0A 00000000").as_deref(), Some("127.0.0.1:8080"));
+        assert_eq!(line("   0: 0100007F:1F90 00000000:0000 01 00000000"), None);
+        let six = "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A";
+        assert_eq!(line(six).as_deref(), Some("[::1]:80"));
+        let squatter = std::net::TcpListener::bind("127.0.0.9:0").unwrap();
+        let taken = squatter.local_addr().unwrap().port();
+        let wishes = |ip: &str| -> Vec<PortSpec> {
+            let first = taken.saturating_sub(500).max(1);
+            (first..first + 999).map(|p| wish(Some(ip), (p, p))).collect()
+        };
+        let mut ports = Ports::new(true);
+        assert!(ports.take(&wishes("127.0.0.9"), None).is_err());
+        assert!(ports.held.is_empty());
+        let records = ports.take(&wishes("127.0.0.8"), None).unwrap();
+        assert_eq!(records.len(), 999);
+        assert!(ports.held.values().all(Option::is_none));
+        ports.free(&records);
+        ports.retake(&records).unwrap();
+        assert!(ports.held.values().all(Option::is_none));
+        let short: Vec<PortSpec> = wishes("127.0.0.8").into_iter().take(3).collect();
+        assert!(ports.take(&short, None).is_err(), "they are ours");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which networks, sandboxes and endpoints exist, and what follows from that. Pure: no kernel in here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use corten_base::Id;
@@ -11,7 +11,7 @@ use crate::endpoint::{EndpointRecord, EndpointSpec, Mac, PortRecord, PortSpec, S
 use crate::error::NetError;
 use crate::ipam::{Ipam, Refusal};
 use crate::network::{self, Driver, GatewayMode, IpamConfig, NetworkRecord, NetworkSpec};
-use crate::plan::Publication;
+use crate::plan::{self, Publication};
 use crate::ports::Ports;
 
 /// All that [`crate::Net`] knows.
@@ -294,32 +294,30 @@ impl State {
     pub(crate) fn publications(&self, record: &EndpointRecord) -> Vec<Publication> {
         let Some(network) = self.networks.get(&record.network) else { return Vec::new() };
         let mut publications = Vec::new();
+        let mut opened = HashSet::new();
         for port in &record.ports {
             let (target, mode) = match port.host_ip {
                 IpAddr::V4(_) => (record.ipv4.map(IpAddr::V4), network.settings.mode_v4),
                 IpAddr::V6(_) => (record.ipv6.map(IpAddr::V6), network.settings.mode_v6),
             };
             let Some(container_ip) = target else { continue };
-            let publication = Publication {
+            let routed = mode == GatewayMode::Routed;
+            // Two host ports of a routed network can lead to one container port, which is opened once.
+            if routed && !opened.insert((container_ip, port.container_port, port.protocol)) {
+                continue;
+            }
+            publications.push(Publication {
                 protocol: port.protocol,
                 host_ip: port.host_ip,
                 host_port: port.host_port,
                 container_ip,
                 container_port: port.container_port,
-                routed: mode == GatewayMode::Routed,
+                count: 1,
+                routed,
                 direct: self.direct,
-            };
-            // Two host ports of a routed network can lead to one container port, which is opened once.
-            let known = |p: &Publication| {
-                p.routed
-                    && (p.container_ip, p.container_port, p.protocol)
-                        == (publication.container_ip, publication.container_port, publication.protocol)
-            };
-            if !publications.iter().any(known) {
-                publications.push(publication);
-            }
+            });
         }
-        publications
+        plan::in_rows(publications)
     }
 
     /// Decides about other ports of an endpoint: without `drop`, with `add`. The record as it was, and as it is to be;

@@ -113,11 +113,11 @@ pub(crate) enum Expr {
         value: Vec<u8>,
     },
     Verdict(Verdict),
-    /// New destination: address in one register, port in another.
+    /// New destination: address in one register, port in another unless it stays.
     Dnat {
         v6: bool,
         address: u32,
-        port: u32,
+        port: Option<u32>,
     },
     /// New source address.
     Snat {
@@ -224,7 +224,9 @@ impl Expr {
                 m.put_be32(1, 1);
                 m.put_be32(2, family(*v6));
                 m.put_be32(3, register(*address));
-                m.put_be32(5, register(*port));
+                if let Some(port) = port {
+                    m.put_be32(5, register(*port));
+                }
             }
             Self::Snat { v6, address } => {
                 m.put_be32(1, 0);

@@ -14,7 +14,7 @@ pub(crate) fn rule(chain: &'static str, pieces: impl IntoIterator<Item = Vec<Exp
 
 /// An element without a value.
 pub(crate) fn member(key: Vec<u8>) -> Element {
-    Element { key, value: None }
+    Element { key, end: None, value: None }
 }
 
 pub(crate) fn accept() -> Vec<Expr> {

@@ -71,6 +71,37 @@ fn the_last_word_of_forward_is_drop_into_and_accept_out_of_bridges() {
 }
 
 #[test]
+fn ports_in_a_row_become_one_element() {
+    let port = |host: u16, container: u16| Publication {
+        protocol: Protocol::Tcp,
+        host_ip: "0.0.0.0".parse().unwrap(),
+        host_port: host,
+        container_ip: "172.17.0.2".parse().unwrap(),
+        container_port: container,
+        count: 1,
+        routed: false,
+        direct: false,
+    };
+    // (host ports, shift), [intervals, single elements]
+    for (ports, shift, expected) in [
+        (20_000..=39_999, 0, [1, 0]),
+        (65_520..=65_535, 0, [1, 0]),
+        (8_000..=8_015, 1, [0, 16]),
+        (8_000..=8_014, 0, [0, 15]),
+    ] {
+        let mut all: Vec<Publication> = ports.map(|n| port(n, n - shift)).collect();
+        all.reverse();
+        let commands = publish(&in_rows(all));
+        assert_eq!([ANY_RANGES[0], ANYWHERE[0]].map(|s| members(&commands, s)), expected);
+    }
+    let hole = (100..=140).filter(|n| *n != 120).map(|n| port(n, n)).collect();
+    assert_eq!(
+        in_rows(hole).iter().map(|p| (p.host_port, p.count)).collect::<Vec<_>>(),
+        [(100, 20), (121, 20)]
+    );
+}
+
+#[test]
 fn ports_become_elements() {
     let port = |host: &str, target: &str, routed| Publication {
         protocol: Protocol::Udp,
@@ -78,6 +109,7 @@ fn ports_become_elements() {
         host_port: 0x1234,
         container_ip: target.parse().unwrap(),
         container_port: 80,
+        count: 1,
         routed,
         direct: false,
     };

@@ -259,3 +259,41 @@ fn ports_of_a_running_container_change() {
         assert!(TcpListener::bind("0.0.0.0:8082").is_ok());
     });
 }
+
+/// Twenty thousand ports are one element and no socket.
+#[test]
+fn a_row_of_ports_costs_what_one_costs() {
+    isolated("ports::a_row_of_ports_costs_what_one_costs", || {
+        let out = outside();
+        let (net, bridge) = open();
+        let sockets = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = sockets();
+        let web = container(&net, &bridge, "web", |e| {
+            e.ports = (20_000..40_000).map(|n| port(None, n, n)).collect();
+            e.ports.extend(
+                (20_000..40_000)
+                    .map(|n| PortSpec { protocol: Protocol::Udp, ..port(Some("198.51.100.1"), n, n) }),
+            );
+        });
+        assert!(sockets() < before + 20);
+        let rules = sh("nft list table inet corten-test");
+        assert!(rules.contains("tcp . 20000-39999 : 172.17.0.2"), "{rules}");
+        assert!(rules.contains("198.51.100.1 . udp . 20000-39999 : 172.17.0.2"), "{rules}");
+        for n in [20_000, 33_333, 39_999] {
+            serve(&web.ns, &format!("0.0.0.0:{n}"));
+            assert_eq!(ask(Some(&out), &format!("198.51.100.1:{n}")).as_deref(), Some("198.51.100.2"));
+            assert!(ask(None, &format!("127.0.0.1:{n}")).is_some());
+        }
+        assert!(ask(Some(&out), "198.51.100.1:40000").is_none());
+        // One of them goes elsewhere; the rest stays.
+        let drop: Vec<_> = web.endpoints[0].ports.iter().filter(|p| p.host_port == 33_333).cloned().collect();
+        let web_now = net.republish(&web.endpoints[0].id, &drop, &[]).unwrap();
+        assert!(ask(Some(&out), "198.51.100.1:33333").is_none());
+        assert!(ask(Some(&out), "198.51.100.1:39999").is_some());
+        let other = container(&net, &bridge, "other", |e| e.ports = vec![port(None, 33_333, 80)]);
+        serve(&other.ns, "0.0.0.0:80");
+        assert!(ask(Some(&out), "198.51.100.1:33333").is_some());
+        net.detach(&web_now).unwrap();
+        assert!(ask(Some(&out), "198.51.100.1:39999").is_none());
+    });
+}

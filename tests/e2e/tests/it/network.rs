@@ -136,7 +136,7 @@ fn ports_of_a_running_container_change() {
     assert!(
         page(&daemon, 18080).is_none() && page(&daemon, 18090).is_some() && page(&daemon, 18091).is_some()
     );
-    let shown = "80/tcp -> 127.0.0.1:18090\n80/tcp -> 0.0.0.0:18091\n80/tcp -> [::]:18091";
+    let shown = "80/tcp -> 0.0.0.0:18091\n80/tcp -> 127.0.0.1:18090\n80/tcp -> [::]:18091";
     assert_eq!(daemon.docker(["port", "web"]).ok(), shown);
     assert_eq!(daemon.docker(["inspect", "-f", "{{.State.Pid}}", "web"]).ok(), pid, "it is the same run");
     let no = daemon.corten(["update", "--publish-rm", "81", "web"]).fails(1);
@@ -217,7 +217,7 @@ fn bandwidth_limits() {
             "run",
             "-d",
             "--name",
-            "c",
+            "slow",
             "--net-rate-in",
             "5mbit",
             "--net-rate-out",
@@ -232,14 +232,14 @@ fn bandwidth_limits() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert!(queues().contains("rate 5Mbit") && queues().contains("rate 2500Kbit"), "{}", queues());
-    daemon.docker(["exec", "c", "ping", "-c1", "-W2", "172.17.0.1"]).ok();
-    daemon.corten(["update", "--net-rate-in", "0", "--net-rate-out", "1gbit", "c"]).ok();
+    daemon.docker(["exec", "slow", "ping", "-c1", "-W2", "172.17.0.1"]).ok();
+    daemon.corten(["update", "--net-rate-in", "0", "--net-rate-out", "1gbit", "slow"]).ok();
     assert!(!queues().contains("rate 5Mbit") && queues().contains("rate 1Gbit"), "{}", queues());
-    daemon.docker(["exec", "c", "ping", "-c1", "-W2", "172.17.0.1"]).ok();
+    daemon.docker(["exec", "slow", "ping", "-c1", "-W2", "172.17.0.1"]).ok();
     let bad = daemon.corten(["run", "--rm", "--net-rate-in", "fast", "busybox", "true"]).fails(125);
     assert!(bad.contains("invalid bandwidth"), "{bad}");
-    let slow = daemon.corten(["update", "--net-rate-in", "1kbit", "c"]).fails(1);
+    let slow = daemon.corten(["update", "--net-rate-in", "1kbit", "slow"]).fails(1);
     assert!(slow.contains("less than 8000 bits per second"), "{slow}");
-    daemon.docker(["rm", "-f", "c"]).ok();
+    daemon.docker(["rm", "-f", "slow"]).ok();
     daemon.eventually("no queue is left", || (!queues().contains("tbf")).then_some(()));
 }
