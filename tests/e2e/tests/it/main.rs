@@ -15,3 +15,6 @@ mod network;
 mod registry;
 mod runtimes;
 mod soak;
+mod streams;
+mod system;
+mod volumes;
