@@ -31,3 +31,4 @@ pub use forward::{Forwarders, Job};
 pub use info::Info;
 pub use options::{DRIVERS, Options};
 pub use read::{LogQuery, LogSource, LogStream, read};
+pub use watch::CURSOR;

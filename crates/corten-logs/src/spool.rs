@@ -1,9 +1,6 @@
 //! Reads a container's log files from the oldest undelivered record on, and keeps the cursor.
 //!
-//! The cursor is a file of one line, `<identity> <offset>`: the offset of the first undelivered byte in the file
-//! whose first line has this identity. The identity survives renaming and compression, where an inode would not, and
-//! an inode number of a removed log may come back for the next one. First lines carry a time in nanoseconds: no two
-//! are the same.
+//! The cursor is a file with one [`Delivered`]: the first undelivered byte, and the file it is in.
 //!
 //! ```text
 //!   x.log.2.gz   x.log.1   x.log
@@ -15,6 +12,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use corten_wire::shim::Delivered;
 
 use crate::json::{Pieces, Record};
 use crate::read::numbered;
@@ -40,7 +39,7 @@ struct Open {
 /// Records, and where the cursor stands once they are delivered.
 pub(crate) struct Batch {
     pub(crate) records: Vec<Record>,
-    cursor: Option<(u64, u64)>,
+    cursor: Option<Delivered>,
 }
 
 /// The files of one container.
@@ -66,26 +65,24 @@ impl Spool {
         let mut spool =
             Self { path: path.to_owned(), cursor, open: None, rest: Vec::new(), pieces: Pieces::default() };
         let saved = spool.saved();
-        spool.open = match saved.and_then(|(identity, _)| spool.find(identity)) {
-            Some(number) => spool.open_file(number, saved.map_or(0, |(_, offset)| offset))?,
+        spool.open = match saved.and_then(|saved| Some((spool.find(saved.identity)?, saved.offset))) {
+            Some((number, offset)) => spool.open_file(number, offset)?,
             // Nothing delivered yet, or what was delivered last has been rotated away.
             None => spool.open_oldest()?,
         };
         Ok(spool)
     }
 
-    fn saved(&self) -> Option<(u64, u64)> {
+    fn saved(&self) -> Option<Delivered> {
         let mut text = [0; 64];
         let n = self.cursor.read_at(&mut text, 0).ok()?;
-        let text = std::str::from_utf8(&text[..n]).ok()?;
-        let (identity, offset) = text.trim_end().split_once(' ')?;
-        Some((u64::from_str_radix(identity, 16).ok()?, offset.parse().ok()?))
+        Delivered::parse(std::str::from_utf8(&text[..n]).ok()?)
     }
 
     /// Remembers that a batch is delivered. Not synced: after a power cut some records are delivered again.
     pub(crate) fn commit(&self, batch: &Batch) -> io::Result<()> {
-        let Some((identity, offset)) = batch.cursor else { return Ok(()) };
-        self.cursor.write_all_at(format!("{identity:016x} {offset:020}\n").as_bytes(), 0)
+        let Some(delivered) = batch.cursor else { return Ok(()) };
+        self.cursor.write_all_at(delivered.to_string().as_bytes(), 0)
     }
 
     /// The next records, up to about one block; none where there are none yet.
@@ -131,10 +128,11 @@ impl Spool {
         }
         let cursor = self.open.as_mut().and_then(|open| {
             if open.identity.is_none() && open.offset == 0 {
-                open.identity = memchr::memchr(b'\n', &self.rest).map(|end| identity(&self.rest[..end]));
+                open.identity =
+                    memchr::memchr(b'\n', &self.rest).map(|end| Delivered::identity_of(&self.rest[..end]));
             }
             open.offset += used as u64;
-            open.identity.map(|identity| (identity, open.offset))
+            open.identity.map(|identity| Delivered { identity, offset: open.offset })
         });
         self.rest.drain(..used);
         Batch { records, cursor }
@@ -238,11 +236,6 @@ impl Spool {
     }
 }
 
-/// FNV-1a of a line: neither secret nor hostile, only different.
-fn identity(line: &[u8]) -> u64 {
-    line.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
-}
-
 /// Identity of the first line; `None` where there is no whole one.
 fn first_line(input: &mut impl Read) -> io::Result<Option<u64>> {
     let mut line = Vec::new();
@@ -251,7 +244,7 @@ fn first_line(input: &mut impl Read) -> io::Result<Option<u64>> {
         let n = input.read(&mut block)?;
         if let Some(end) = memchr::memchr(b'\n', &block[..n]) {
             line.extend_from_slice(&block[..end]);
-            return Ok(Some(identity(&line)));
+            return Ok(Some(Delivered::identity_of(&line)));
         }
         line.extend_from_slice(&block[..n]);
         if n == 0 || line.len() > MAX_LINE {

@@ -11,8 +11,8 @@ use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-/// The cursor's name: writing it is no news.
-pub(crate) const CURSOR: &str = "delivered";
+/// Name of the cursor, beside the log: writing it is no news.
+pub const CURSOR: &str = "delivered";
 
 #[derive(Debug)]
 struct Inner {

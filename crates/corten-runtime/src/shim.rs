@@ -22,7 +22,7 @@ use corten_sys::seqpacket;
 use corten_sys::signal::SignalFd;
 use corten_wire::oci_runtime::Process;
 use corten_wire::shim::{EXIT_NAME, Exit, Message, Notice, Started, Stdin, UserSpec};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::cgroup::Cgroup;
 use crate::channel;
@@ -31,6 +31,9 @@ use log::{Log, Stream};
 use runtime::OciRuntime;
 
 pub use start::main;
+
+/// How often a log that waits for its receiver is looked at.
+const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// What further processes inherit from the container.
 #[derive(Debug)]
@@ -124,6 +127,9 @@ impl Shim {
     fn run(mut self) {
         while !self.finished() {
             let ready = self.wait();
+            if let Some(log) = &mut self.log {
+                log.retry();
+            }
             // Connections and clients are only marked while their indices are in use.
             for (token, events) in ready {
                 match token {
@@ -161,8 +167,9 @@ impl Shim {
         for (i, c) in self.connections.iter().enumerate() {
             add(&mut fds, &mut tokens, Token::Connection(i), c.socket.as_fd(), PollFlags::IN);
         }
+        let full = self.log.as_ref().is_some_and(Log::is_full);
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let stalled = self.clients.iter().any(|c| c.stalls(stream));
+            let stalled = full || self.clients.iter().any(|c| c.stalls(stream));
             if let Some(fd) = self.outputs[stream as usize].as_ref().filter(|_| !stalled) {
                 add(&mut fds, &mut tokens, Token::Output(stream), fd.as_fd(), PollFlags::IN);
             }
@@ -179,7 +186,8 @@ impl Shim {
             add(&mut fds, &mut tokens, Token::Client(i), c.fd(), events);
         }
         loop {
-            match poll(&mut fds, None) {
+            // Nobody tells us that the log's receiver goes on.
+            match poll(&mut fds, full.then_some(&RETRY)) {
                 Ok(_) => break,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return Vec::new(),

@@ -150,6 +150,42 @@ pub struct Logging {
     /// Put into every record as `attrs` (labels, environment).
     #[serde(default)]
     pub attrs: BTreeMap<String, String>,
+    /// File with a [`Delivered`]: the container waits while rotation would drop what lies behind it.
+    #[serde(default)]
+    pub hold: Option<PathBuf>,
+}
+
+/// How far a log is delivered to its driver's receiver. Written by the daemon, read by a shim that must not lose
+/// anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    /// [`Delivered::identity_of`] the first line of a log file. It survives renaming and compression, where an inode
+    /// would not, and no two first lines are the same: they carry a time in nanoseconds.
+    pub identity: u64,
+    /// Bytes of that file, not compressed, that are delivered.
+    pub offset: u64,
+}
+
+impl Delivered {
+    /// FNV-1a of a line without its end: neither secret nor hostile, only different.
+    #[must_use]
+    pub fn identity_of(line: &[u8]) -> u64 {
+        line.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+    }
+
+    /// Reads the text of [`Display`](std::fmt::Display).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (identity, offset) = text.trim_end().split_once(' ')?;
+        Some(Self { identity: u64::from_str_radix(identity, 16).ok()?, offset: offset.parse().ok()? })
+    }
+}
+
+/// One line, always of the same length.
+impl std::fmt::Display for Delivered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{:016x} {:020}", self.identity, self.offset)
+    }
 }
 
 /// Log formats.

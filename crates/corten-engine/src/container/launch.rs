@@ -359,6 +359,7 @@ fn logging(shared: &Shared, record: &ContainerRecord) -> Result<Logging> {
         max_file: options.max_file,
         compress: options.compress,
         attrs: options.record_attributes(&info)?,
+        hold: options.hold.then(|| shared.dir(&record.id).join(corten_logs::CURSOR)),
     })
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Blocks as large as a pipe are split into lines, formatted without allocating, and written in one go. A line
 //! of more than 16 KiB becomes several records, of which only the last one's text ends with a newline.
+//!
+//! With `hold` the file grows beyond its limit rather than that rotation drops what is not delivered; the shim then
+//! reads no more output until that has changed, and the container waits.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -9,7 +12,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use corten_wire::shim::{LogDriver, Logging};
+use corten_sys::process::Child;
+use corten_wire::shim::{Delivered, LogDriver, Logging};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FlockOperation;
 
 /// Docker's copier works with a buffer of this size; a longer line is split there.
 const LONGEST_LINE: usize = 16 * 1024;
@@ -34,6 +40,9 @@ pub(super) struct Log {
     /// Everything between a record's text and its time, per stream.
     middle: [Vec<u8>; 2],
     time: Vec<u8>,
+    /// It would rotate, but what goes then is not delivered.
+    full: bool,
+    compressor: Option<Child>,
 }
 
 impl Log {
@@ -49,6 +58,8 @@ impl Log {
             rest: [Vec::new(), Vec::new()],
             middle: [middle("stdout", &config.attrs), middle("stderr", &config.attrs)],
             time: Vec::with_capacity(40),
+            full: false,
+            compressor: None,
         };
         log.reopen()?;
         Ok(Some(log))
@@ -122,7 +133,7 @@ impl Log {
         escape(&mut self.out, text);
         self.out.extend_from_slice(&self.middle[stream as usize]);
         self.out.extend_from_slice(&self.time);
-        if self.config.max_size.is_some_and(|max| self.size + self.out.len() as u64 >= max) {
+        if !self.full && self.config.max_size.is_some_and(|max| self.size + self.out.len() as u64 >= max) {
             self.flush();
             self.rotate();
         }
@@ -145,24 +156,38 @@ impl Log {
 
     /// `log` → `log.1` → `log.2` …; what cannot be renamed is left, and we go on writing.
     fn rotate(&mut self) {
-        let path = self.config.path.clone();
+        if self.config.hold.as_deref().is_some_and(|cursor| would_lose(&self.config, cursor)) {
+            self.full = true;
+            return;
+        }
+        self.full = false;
         if self.config.max_file <= 1 {
             if self.file.as_ref().is_some_and(|f| f.set_len(0).is_ok()) {
                 self.size = 0;
             }
             return;
         }
-        let zipped = if self.config.compress { ".gz" } else { "" };
-        let name = |n: u32| numbered(&path, n, zipped);
-        for n in (1..self.config.max_file - 1).rev() {
-            std::fs::rename(name(n), name(n + 1)).ok();
-        }
-        let first = numbered(&path, 1, "");
-        if std::fs::rename(&path, &first).is_ok() && self.config.compress {
-            compress_apart(first, name(1));
+        shift(&self.config.path, self.config.max_file);
+        if self.config.compress && !self.compressor.as_ref().is_some_and(runs) {
+            let path = self.config.path.clone();
+            // In a process of its own: it takes a while, and memory that the shim shall not keep.
+            let done = || i32::from(compress_all(&path).is_err());
+            self.compressor = corten_sys::process::clone_process(0, None, done).ok();
         }
         if self.reopen().is_err() {
             self.file = None;
+        }
+    }
+
+    /// Whether output has to wait until more is delivered.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Looks again whether it has to.
+    pub(super) fn retry(&mut self) {
+        if self.full {
+            self.rotate();
         }
     }
 }
@@ -173,19 +198,101 @@ fn numbered(path: &Path, n: u32, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Compresses in a process of its own: it takes a while, and memory that the shim shall not keep.
-fn compress_apart(from: PathBuf, to: PathBuf) {
-    let child = corten_sys::process::clone_process(0, None, || i32::from(compress(&from, &to).is_err()));
-    drop(child);
+fn runs(child: &Child) -> bool {
+    let mut fds = [PollFd::new(&child.pidfd, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
 }
 
-fn compress(from: &Path, to: &Path) -> io::Result<()> {
-    let temp = to.with_extension("gz.tmp");
-    let mut encoder = flate2::write::GzEncoder::new(File::create(&temp)?, flate2::Compression::new(5));
-    io::copy(&mut File::open(from)?, &mut encoder)?;
-    encoder.finish()?;
-    std::fs::rename(&temp, to)?;
-    std::fs::remove_file(from)
+/// Keeps rotation and compression from renaming each other's files. Held for a few renames only.
+fn lock(path: &Path) -> io::Result<File> {
+    let directory = File::open(path.parent().unwrap_or(Path::new("/")))?;
+    rustix::fs::flock(&directory, FlockOperation::LockExclusive)?;
+    Ok(directory)
+}
+
+/// Makes room for a new current file. A rotated file is plain until it is compressed: both names move.
+fn shift(path: &Path, max_file: u32) {
+    let _held = lock(path);
+    for suffix in ["", ".gz"] {
+        std::fs::remove_file(numbered(path, max_file - 1, suffix)).ok();
+        for n in (1..max_file - 1).rev() {
+            std::fs::rename(numbered(path, n, suffix), numbered(path, n + 1, suffix)).ok();
+        }
+    }
+    std::fs::rename(path, numbered(path, 1, "")).ok();
+}
+
+/// Compresses all rotated files, the oldest first. They may be renamed, or removed, meanwhile.
+fn compress_all(path: &Path) -> io::Result<()> {
+    let plain = || {
+        let count =
+            (1..10_000).take_while(|n| numbered(path, *n, "").exists() || numbered(path, *n, ".gz").exists());
+        let mut found = count.filter_map(|n| Some((n, File::open(numbered(path, n, "")).ok()?)));
+        found.by_ref().last().map(|(_, file)| file)
+    };
+    loop {
+        let held = lock(path)?;
+        let Some(mut from) = plain() else { return Ok(()) };
+        drop(held);
+        let mut temp = path.as_os_str().to_owned();
+        temp.push(".gz.tmp");
+        let mut encoder = flate2::write::GzEncoder::new(File::create(&temp)?, flate2::Compression::new(5));
+        io::copy(&mut from, &mut encoder)?;
+        encoder.finish()?;
+        let inode = from.metadata()?.ino();
+        let _held = lock(path)?;
+        let is_it = |n: &u32| std::fs::metadata(numbered(path, *n, "")).is_ok_and(|m| m.ino() == inode);
+        match (1..10_000)
+            .take_while(|n| numbered(path, *n, "").exists() || numbered(path, *n, ".gz").exists())
+            .find(is_it)
+        {
+            Some(n) => {
+                std::fs::rename(&temp, numbered(path, n, ".gz"))?;
+                std::fs::remove_file(numbered(path, n, ""))?;
+            }
+            None => std::fs::remove_file(&temp)?,
+        }
+    }
+}
+
+/// Whether the next rotation drops what is not delivered.
+fn would_lose(config: &Logging, cursor: &Path) -> bool {
+    let file = |n: u32| match n {
+        0 => first_line(&config.path, false),
+        n => first_line(&numbered(&config.path, n, ""), false)
+            .or_else(|| first_line(&numbered(&config.path, n, ".gz"), true)),
+    };
+    let last = config.max_file.max(1) - 1;
+    // Nothing is dropped, or nothing that can be read.
+    let Some((oldest, size)) = file(last) else { return false };
+    let Some(at) = std::fs::read_to_string(cursor).ok().and_then(|text| Delivered::parse(&text)) else {
+        return true;
+    };
+    if at.identity == oldest {
+        return at.offset < size;
+    }
+    // In a file that is gone: what came after it is still to be delivered.
+    !(0..last).any(|n| file(n).is_some_and(|(identity, _)| identity == at.identity))
+}
+
+/// Identity of a log file, and its size when not compressed.
+fn first_line(path: &Path, packed: bool) -> Option<(u64, u64)> {
+    let mut file = File::open(path).ok()?;
+    let mut size = file.metadata().ok()?.size();
+    if packed {
+        // The last four bytes of the format.
+        let mut tail = [0; 4];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut tail, size.checked_sub(4)?).ok()?;
+        size = u32::from_le_bytes(tail).into();
+    }
+    let mut line = Vec::new();
+    let mut read = |input: &mut dyn io::BufRead| input.read_until(b'\n', &mut line).ok();
+    if packed {
+        read(&mut io::BufReader::new(flate2::read::GzDecoder::new(&mut file)))?;
+    } else {
+        read(&mut io::BufReader::new(&mut file))?;
+    }
+    (line.pop() == Some(b'\n')).then(|| (Delivered::identity_of(&line), size))
 }
 
 fn middle(stream: &str, attrs: &BTreeMap<String, String>) -> Vec<u8> {
@@ -351,16 +458,88 @@ mod tests {
         std::fs::remove_dir_all(dir).unwrap();
     }
 
-    #[test]
-    fn compression_round_trip() {
-        let (dir, config) = config("gzip", None, true);
-        std::fs::write(&config.path, "text").unwrap();
-        let to = dir.join("c.log.1.gz");
-        compress(&config.path, &to).unwrap();
+    fn numbers(path: &Path, packed: bool) -> Vec<u32> {
         let mut text = String::new();
-        io::Read::read_to_string(&mut flate2::read::GzDecoder::new(File::open(to).unwrap()), &mut text)
-            .unwrap();
-        assert_eq!(text, "text");
+        let file = File::open(path).unwrap();
+        if packed {
+            io::Read::read_to_string(&mut flate2::read::GzDecoder::new(file), &mut text).unwrap();
+        } else {
+            io::Read::read_to_string(&mut { file }, &mut text).unwrap();
+        }
+        let number = |l: &str| l.strip_prefix("{\"log\":\"")?.split('\\').next()?.parse().ok();
+        text.lines().map(|l| number(l).unwrap()).collect()
+    }
+
+    /// Rotation is faster than compression, and nothing gets lost or mixed up.
+    #[test]
+    fn compression_while_files_move_on() {
+        let (dir, config) = config("gzip", Some(20_000), false);
+        let config = Logging { max_file: 1000, ..config };
+        let mut log = Log::open(&config).unwrap().unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                    compress_all(&config.path).unwrap();
+                }
+            });
+            for n in 0..20_000 {
+                log.write(Stream::Stdout, format!("{n}\n").as_bytes(), 1);
+            }
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        compress_all(&config.path).unwrap();
+        let mut all = numbers(&config.path, false);
+        let mut files = 0;
+        while let path = numbered(&config.path, files + 1, ".gz")
+            && path.exists()
+        {
+            files += 1;
+            all.splice(0..0, numbers(&path, true));
+        }
+        assert!(files > 10);
+        assert_eq!(all, (0..20_000).collect::<Vec<_>>());
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), files as usize + 1, "no plain file is left");
         std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_delivered_is_not_dropped() {
+        for (max_file, packed) in [(1, false), (3, false), (3, true)] {
+            let (dir, config) = config(&format!("hold-{max_file}-{packed}"), Some(1000), false);
+            let cursor = dir.join("delivered");
+            let config = Logging { hold: Some(cursor.clone()), max_file, ..config };
+            let mut log = Log::open(&config).unwrap().unwrap();
+            let mut n = 0;
+            let mut fill = |log: &mut Log| {
+                while !log.is_full() {
+                    log.write(Stream::Stdout, format!("{n}\n").as_bytes(), n);
+                    n += 1;
+                    assert!(n < 10_000, "it never waits");
+                }
+            };
+            fill(&mut log);
+            if packed {
+                compress_all(&config.path).unwrap();
+            }
+            log.retry();
+            assert!(log.is_full(), "nothing is delivered");
+            let oldest = match (max_file, packed) {
+                (1, _) => config.path.clone(),
+                (_, false) => numbered(&config.path, 2, ""),
+                (_, true) => numbered(&config.path, 2, ".gz"),
+            };
+            let (identity, size) = first_line(&oldest, packed).unwrap();
+            std::fs::write(&cursor, Delivered { identity, offset: size - 1 }.to_string()).unwrap();
+            log.retry();
+            assert!(log.is_full(), "not all of it");
+            std::fs::write(&cursor, Delivered { identity, offset: size }.to_string()).unwrap();
+            log.retry();
+            assert!(!log.is_full());
+            assert!(first_line(&oldest, packed).is_none_or(|(now, _)| now != identity), "it is gone");
+            // The cursor has not moved to what is the oldest now: that is not delivered.
+            fill(&mut log);
+            std::fs::remove_dir_all(dir).unwrap();
+        }
     }
 }

@@ -99,6 +99,7 @@ impl Fixture {
                 max_file: 1,
                 compress: false,
                 attrs: BTreeMap::new(),
+                hold: None,
             },
             attach: Vec::new(),
         };

@@ -231,3 +231,33 @@ fn drivers_are_refused_in_dockers_words() {
     let error = daemon.docker(["logs", "cc"]).fails(1);
     assert!(error.contains("configured logging driver does not support reading"), "{error}");
 }
+
+/// `mode=blocking`: the container waits for a receiver that does not read, and nothing is lost.
+#[test]
+fn a_blocking_log_holds_the_container() {
+    use std::io::{BufRead, BufReader};
+    let daemon = Daemon::start();
+    let path = daemon.dir().join("syslog");
+    let receiver = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let address = format!("syslog-address=unix://{}", path.display());
+    let options =
+        ["mode=blocking", "cache-max-size=50k", "cache-max-file=2", "cache-compress=false", &address];
+    let options = options.iter().flat_map(|o| ["--log-opt", o]);
+    let start = ["run", "-d", "--name", "bb", "--log-driver", "syslog"];
+    let args: Vec<&str> = start.into_iter().chain(options).chain(["busybox", "seq", "1", "40000"]).collect();
+    let id = daemon.docker(args).ok();
+    let log = daemon.dir().join(format!("data/containers/{0}/{0}-json.log", id.trim()));
+    let rotated = log.with_extension("log.1");
+    let size = || std::fs::metadata(&log).map_or(0, |m| m.len());
+    daemon.eventually("a full log", || (rotated.exists() && size() > 40_000).then_some(()));
+    assert_eq!(daemon.docker(["inspect", "-f", "{{.State.Running}}", "bb"]).ok().trim(), "true");
+    // The first connection is the look whether somebody listens, at the start.
+    drop(receiver.accept().unwrap());
+    let (stream, _) = receiver.accept().unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let lines = BufReader::new(stream).lines().take(40_000);
+    let numbers: Vec<u32> =
+        lines.map(|l| l.unwrap().rsplit_once(' ').unwrap().1.parse::<u32>().unwrap()).collect();
+    assert_eq!(numbers, (1..=40_000).collect::<Vec<_>>());
+    assert_eq!(daemon.docker(["wait", "bb"]).ok().trim(), "0");
+}
