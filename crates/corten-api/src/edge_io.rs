@@ -9,8 +9,10 @@
 //! - docker-py reads the head of a hijack through a buffer, and the stream past that buffer: what arrives together
 //!   with the head is lost to it. So the first byte after such a head waits until the client has read the head.
 //!
-//! Heads are only looked at, never trusted: hyper parses them again. Bodies with `Content-Length` are skipped;
-//! after a chunked one nothing on this connection is looked at any more.
+//! Heads are only looked at, never trusted: hyper parses them again. Bodies are skipped; after one that has neither a
+//! length nor chunks nothing on this connection is looked at any more.
+
+mod chunks;
 
 use std::io;
 use std::pin::Pin;
@@ -19,6 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use chunks::{Chunks, Progress};
 
 /// Added to the head of an old hijack, so that the handler knows.
 pub(crate) const RAW_HEADER: &str = "x-corten-raw-hijack";
@@ -79,6 +83,8 @@ enum Reading {
     Head,
     /// So many bytes of a body are left.
     Body(u64),
+    /// In a chunked body.
+    Chunks(Chunks),
     /// No longer looking.
     Through,
 }
@@ -122,49 +128,64 @@ impl<S> EdgeIo<S> {
         }
     }
 
+    /// How many of these bytes belong to the body (or whatever else is not looked at) that is under way.
+    fn of_body(&mut self, data: &[u8]) -> usize {
+        let n = match &mut self.reading {
+            Reading::Head => return 0,
+            Reading::Through => return data.len(),
+            Reading::Body(left) => {
+                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(data.len());
+                *left -= n as u64;
+                if *left > 0 {
+                    return n;
+                }
+                n
+            }
+            Reading::Chunks(chunks) => match chunks.pass(data) {
+                Progress::End(n) => n,
+                Progress::More => return data.len(),
+                Progress::Malformed => {
+                    self.reading = Reading::Through;
+                    return data.len();
+                }
+            },
+        };
+        self.reading = Reading::Head;
+        n
+    }
+
     /// Sorts bytes from the socket into `head` and `ready`.
     fn take_in(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
-            match &mut self.reading {
-                Reading::Through => {
-                    self.ready.extend_from_slice(data);
-                    return;
-                }
-                Reading::Body(left) => {
-                    let n = usize::try_from(*left).unwrap_or(usize::MAX).min(data.len());
-                    self.ready.extend_from_slice(&data[..n]);
-                    *left -= n as u64;
-                    if *left == 0 {
-                        self.reading = Reading::Head;
-                    }
-                    data = &data[n..];
-                }
-                Reading::Head => {
-                    let from = self.head.len().saturating_sub(3);
-                    self.head.extend_from_slice(data);
-                    let Some(end) = find(&self.head[from..], b"\r\n\r\n").map(|p| from + p + 4) else {
-                        if self.head.len() > MAX_HEAD {
-                            self.reading = Reading::Through;
-                            self.ready.append(&mut self.head);
-                        }
-                        return;
-                    };
-                    let rest = self.head.split_off(end);
-                    let head = std::mem::take(&mut self.head);
-                    self.pass_head(head);
-                    let taken = data.len() - rest.len();
-                    data = &data[taken..];
-                }
+            if !matches!(self.reading, Reading::Head) {
+                let n = self.of_body(data);
+                self.ready.extend_from_slice(&data[..n]);
+                data = &data[n..];
+                continue;
             }
+            let from = self.head.len().saturating_sub(3);
+            self.head.extend_from_slice(data);
+            let Some(end) = find(&self.head[from..], b"\r\n\r\n").map(|p| from + p + 4) else {
+                if self.head.len() > MAX_HEAD {
+                    self.reading = Reading::Through;
+                    self.ready.append(&mut self.head);
+                }
+                return;
+            };
+            let rest = self.head.split_off(end);
+            let head = std::mem::take(&mut self.head);
+            self.pass_head(head);
+            data = &data[data.len() - rest.len()..];
         }
     }
 
     fn pass_head(&mut self, head: Vec<u8>) {
         let seen = Head::look(&head);
         self.reading = match seen.body {
-            Some(0) => Reading::Head,
-            Some(n) => Reading::Body(n),
-            None => Reading::Through,
+            Body::Bytes(0) => Reading::Head,
+            Body::Bytes(n) => Reading::Body(n),
+            Body::Chunked => Reading::Chunks(Chunks::new()),
+            Body::Unknown => Reading::Through,
         };
         if seen.upgrade {
             self.reading = Reading::Through;
@@ -185,8 +206,15 @@ impl<S> EdgeIo<S> {
 struct Head {
     hijack: bool,
     upgrade: bool,
-    /// `None`: not known in advance.
-    body: Option<u64>,
+    body: Body,
+}
+
+/// What comes after a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Body {
+    Bytes(u64),
+    Chunked,
+    Unknown,
 }
 
 impl Head {
@@ -197,13 +225,18 @@ impl Head {
         let (method, target) = (request.next().unwrap_or_default(), request.next().unwrap_or_default());
         let path = target.split('?').next().unwrap_or_default();
         let mut seen =
-            Self { hijack: method == "POST" && is_hijack_path(path), upgrade: false, body: Some(0) };
+            Self { hijack: method == "POST" && is_hijack_path(path), upgrade: false, body: Body::Bytes(0) };
         for line in lines {
             let Some((name, value)) = line.split_once(':') else { continue };
             match name.trim().to_ascii_lowercase().as_str() {
                 "upgrade" => seen.upgrade = true,
-                "content-length" if seen.body.is_some() => seen.body = value.trim().parse().ok(),
-                "transfer-encoding" => seen.body = None,
+                "content-length" if matches!(seen.body, Body::Bytes(_)) => {
+                    seen.body = value.trim().parse().map_or(Body::Unknown, Body::Bytes);
+                }
+                "transfer-encoding" if value.trim().eq_ignore_ascii_case("chunked") => {
+                    seen.body = Body::Chunked
+                }
+                "transfer-encoding" => seen.body = Body::Unknown,
                 _ => {}
             }
         }
@@ -241,14 +274,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for EdgeIo<S> {
             if this.ended {
                 return this.end(cx);
             }
-            if matches!(this.reading, Reading::Through) {
+            // Bodies go to hyper's buffer at once.
+            if !matches!(this.reading, Reading::Head) {
                 let before = buf.filled().len();
                 std::task::ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
-                if buf.filled().len() > before {
-                    return Poll::Ready(Ok(()));
+                let got = &buf.filled()[before..];
+                if got.is_empty() {
+                    this.ended = true;
+                    continue;
                 }
-                this.ended = true;
-                continue;
+                let n = this.of_body(got);
+                let rest = got[n..].to_vec();
+                buf.set_filled(before + n);
+                this.take_in(&rest);
+                return Poll::Ready(Ok(()));
             }
             let mut space = [std::mem::MaybeUninit::uninit(); 8 * 1024];
             let mut block = ReadBuf::uninit(&mut space);
@@ -390,6 +429,30 @@ mod tests {
         assert_eq!(passed(&[text]), (String::from_utf8(text.to_vec()).unwrap(), false));
         for n in 1..text.len() {
             assert_eq!(passed(&[&text[..n], &text[n..]]).0.as_bytes(), text, "cut at {n}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hijack_is_seen_after_a_chunked_body() {
+        let body = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        let hijack = b"POST /containers/x/attach HTTP/1.1\r\n\r\n";
+        let all = [&body[..], hijack].concat();
+        for cut in [1, body.len() - 3, body.len(), body.len() + 5, all.len()] {
+            let (near, mut far) = tokio::io::duplex(1024);
+            let mut io = EdgeIo::new(near, Arc::new(Link::default()));
+            far.write_all(&all[..cut]).await.unwrap();
+            let mut got = vec![0; 1024];
+            let n = if cut == 1 { 0 } else { io.read(&mut got).await.unwrap() };
+            far.write_all(&all[cut..]).await.unwrap();
+            drop(far);
+            let mut rest = Vec::new();
+            io.read_to_end(&mut rest).await.unwrap();
+            let text = String::from_utf8([&got[..n], &rest].concat()).unwrap();
+            assert!(
+                io.rewrite && text.starts_with(std::str::from_utf8(body).unwrap()),
+                "cut at {cut}: {text}"
+            );
+            assert!(text.ends_with("x-corten-raw-hijack: 1\r\n\r\n"), "cut at {cut}: {text}");
         }
     }
 
