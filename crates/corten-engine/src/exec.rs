@@ -322,16 +322,17 @@ impl Exec {
     /// Sets the size of its terminal.
     ///
     /// # Errors
-    /// The container is not running.
+    /// The container is not running; the exec is not started within ten seconds.
     pub async fn resize(&self, height: u16, width: u16) -> Result<()> {
-        // COMPAT: an exec that has ended can be resized without complaint.
-        if !matches!(*self.entry.state.borrow(), ExecState::Running { .. }) {
-            return match *self.entry.state.borrow() {
-                ExecState::Created | ExecState::Starting => {
-                    Err(conflict(format!("exec command {} is not running", self.entry.id)))
-                }
-                _ => Ok(()),
-            };
+        // COMPAT: clients resize as soon as they have the stream, which they have before the process runs.
+        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+        let mut state = self.entry.state.subscribe();
+        let begun = state.wait_for(|s| !matches!(s, ExecState::Created | ExecState::Starting));
+        match tokio::time::timeout(PATIENCE, begun).await {
+            Ok(Ok(state)) if matches!(*state, ExecState::Running { .. }) => {}
+            // COMPAT: an exec that has ended can be resized without complaint.
+            Ok(_) => return Ok(()),
+            Err(_) => return Err(crate::error::internal("timeout waiting for exec session ready")),
         }
         let call = Call::Resize { exec: Some(self.entry.id.clone()), size: ConsoleSize { height, width } };
         call_shim(&self.container.shim()?, call, &[]).await.map(|_| ()).map_err(shim_error)
