@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use corten_wire::api::TextMap;
 use corten_wire::api::host_config::{LogConfig, Ulimit};
+use corten_wire::oci_runtime::IdMapping;
 
 /// Everything [`crate::Engine::open`] needs to know.
 #[derive(Debug, Clone)]
@@ -55,10 +56,23 @@ pub struct EngineConfig {
     pub resolv_conf: PathBuf,
     /// `--add-runtime`: further OCI runtimes by name.
     pub runtimes: BTreeMap<String, RuntimeConfig>,
+    /// `--userns-remap`: containers have a user namespace with this mapping.
+    pub userns: Option<UserMap>,
     /// `--cdi-spec-dir`: where devices are specified, a later directory before an earlier one; empty switches them off.
     pub cdi_dirs: Vec<PathBuf>,
     /// `--default-runtime`: what a container that names none gets.
     pub default_runtime: String,
+}
+
+/// Whose ids those of a container are on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserMap {
+    /// The user that the ranges belong to.
+    pub name: String,
+    /// Users.
+    pub uids: Vec<IdMapping>,
+    /// Groups.
+    pub gids: Vec<IdMapping>,
 }
 
 /// A program with runc's command line.
@@ -110,6 +124,7 @@ impl EngineConfig {
             resolv_conf: "/etc/resolv.conf".into(),
             runtimes: BTreeMap::new(),
             default_runtime: "runc".into(),
+            userns: None,
             cdi_dirs: CDI_DIRS.iter().map(PathBuf::from).collect(),
         }
     }

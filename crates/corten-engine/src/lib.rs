@@ -42,13 +42,14 @@ mod networks;
 mod record;
 mod shared;
 mod spec;
+mod userns;
 mod validate;
 mod view;
 mod volumes;
 
 use corten_base::signal;
 
-pub use config::{BUILT_IN_RUNTIMES, EngineConfig, RuntimeConfig};
+pub use config::{BUILT_IN_RUNTIMES, EngineConfig, RuntimeConfig, UserMap};
 pub use container::{
     AttachSpec, Attached, ByteStream, CommitSpec, Container, DetachKeys, Outcome, PutOptions, RemoveOptions,
     WaitCondition,

@@ -12,6 +12,7 @@ use corten_wire::api::mount::Mount;
 
 use crate::error::{Result, invalid};
 use crate::record::{MountKind, MountRecord};
+use crate::userns::parse_idmap;
 use crate::validate::{clean, is_propagation};
 
 /// A mount and, for a volume, what to make it with if it is not there yet.
@@ -150,6 +151,8 @@ fn bind(spec: &str) -> Result<MountRecord> {
             return Err(invalid(format!("invalid mode: {mode}")));
         }
         let propagation = words.iter().find(|w| is_propagation(w)).copied().unwrap_or("rprivate");
+        let idmap = words.iter().find_map(|w| idmap(w));
+        parse_idmap(idmap.unwrap_or_default())?;
         return Ok(MountRecord {
             destination,
             source: clean(source),
@@ -157,10 +160,11 @@ fn bind(spec: &str) -> Result<MountRecord> {
             rw,
             propagation: propagation.into(),
             create_source: true,
+            idmap: idmap.map(str::to_owned),
             ..MountRecord::default()
         });
     }
-    if words.iter().any(|w| is_propagation(w)) {
+    if words.iter().any(|w| is_propagation(w) || idmap(w).is_some()) {
         return Err(invalid(format!("invalid mode: {mode}")));
     }
     Ok(MountRecord {
@@ -175,16 +179,24 @@ fn bind(spec: &str) -> Result<MountRecord> {
     })
 }
 
+/// The value of the option `idmap` (with or without one), if it is that.
+fn idmap(mode: &str) -> Option<&str> {
+    let rest = mode.strip_prefix("idmap")?;
+    if rest.is_empty() { Some("") } else { rest.strip_prefix('=') }
+}
+
 fn valid_mode(mode: &str) -> bool {
     let known = |m: &str| {
         matches!(m, "ro" | "rw" | "z" | "Z" | "nocopy" | "consistent" | "cached" | "delegated")
             || is_propagation(m)
+            || idmap(m).is_some()
     };
     let words: Vec<&str> = mode.split(',').collect();
     let count = |f: &dyn Fn(&str) -> bool| words.iter().filter(|w| f(w)).count();
     words.iter().all(|w| known(w))
         && count(&|w| matches!(w, "ro" | "rw")) <= 1
         && count(&is_propagation) <= 1
+        && count(&|w| idmap(w).is_some()) <= 1
         && count(&|w| matches!(w, "z" | "Z")) <= 1
 }
 
@@ -206,6 +218,7 @@ fn mount(m: &Mount) -> Wanted {
                 create_source: options.create_mountpoint,
                 non_recursive: options.non_recursive,
                 read_only_non_recursive: options.read_only_non_recursive,
+                idmap: options.id_map,
                 ..base
             }
             .into()

@@ -121,6 +121,9 @@ pub struct MountRecord {
     pub anonymous: bool,
     /// Options of a tmpfs.
     pub tmpfs: Vec<String>,
+    /// Other owners than on disk, see [`crate::userns::parse_idmap`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idmap: Option<String>,
     /// Came from `HostConfig.Tmpfs`, which inspect does not list among the mounts.
     pub hidden: bool,
 }

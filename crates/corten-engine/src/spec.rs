@@ -9,9 +9,10 @@ use corten_runtime::spec::{
 use corten_wire::api::host_config::{HostConfig, ThrottleDevice, Ulimit, UpdateRequest, WeightDevice};
 use corten_wire::oci_runtime::{self as oci, ConsoleSize, Mount, Resources, Rlimit};
 
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, UserMap};
 use crate::error::{Error, Result, internal, invalid};
 use crate::record::{ContainerRecord, MountKind, MountRecord};
+use crate::userns::{self, outside, parse_idmap};
 use crate::view::command;
 
 /// Decisions that need other objects: made by the task, put into the spec here.
@@ -23,6 +24,10 @@ pub(crate) struct Surroundings {
     pub(crate) pid_of: Option<i32>,
     pub(crate) ipc_of: Option<i32>,
     pub(crate) network_of: Option<i32>,
+    /// Names of volumes that are directories of ours, without a file system of their own.
+    pub(crate) plain_volumes: Vec<String>,
+    /// One whose user namespace is joined, because another of its namespaces is.
+    pub(crate) users_of: Option<i32>,
     /// `/dev/shm` on the host, of a container that shares it or of the one it is shared with.
     pub(crate) shm: Option<PathBuf>,
     /// Variables of links.
@@ -122,7 +127,8 @@ pub(crate) fn assemble(
     let (c, h) = (&record.config, &record.host);
     let security = security(h.security_opt.as_deref().unwrap_or_default())?;
     let (path, args) = command(record);
-    let mut mounts = user_mounts(record);
+    let users = userns::of(daemon, h);
+    let mut mounts = user_mounts(record, users, &around.plain_volumes)?;
     let shm_target = Path::new("/dev/shm");
     if let Some(source) = around.shm.as_ref().filter(|_| mounts.iter().all(|m| m.destination != shm_target)) {
         mounts.push(Mount {
@@ -134,7 +140,7 @@ pub(crate) fn assemble(
         });
     }
     if around.mount_files {
-        generated(&mut mounts, around, h.readonly_rootfs);
+        generated(&mut mounts, around, h.readonly_rootfs, users.is_some());
     }
     let uts_host = h.uts_mode == "host";
     let input = SpecInput {
@@ -170,6 +176,9 @@ pub(crate) fn assemble(
         masked_paths: h.masked_paths.as_ref().map(|p| p.iter().map(PathBuf::from).collect()),
         readonly_paths: h.readonly_paths.as_ref().map(|p| p.iter().map(PathBuf::from).collect()),
         annotations: h.annotations.clone(),
+        uid_mappings: users.map(|u| u.uids.clone()).unwrap_or_default(),
+        gid_mappings: users.map(|u| u.gids.clone()).unwrap_or_default(),
+        user_namespace: users.and(around.users_of).map(|pid| format!("/proc/{pid}/ns/user").into()),
         ..SpecInput::default()
     };
     build(input).map_err(|e| Error::Refused { kind: e.kind(), text: e.to_string() })
@@ -258,21 +267,22 @@ fn namespaces(h: &HostConfig, around: &Surroundings) -> Namespaces {
 }
 
 /// Binds, volumes and tmpfs, parents before children.
-fn user_mounts(record: &ContainerRecord) -> Vec<Mount> {
+fn user_mounts(record: &ContainerRecord, users: Option<&UserMap>, plain: &[String]) -> Result<Vec<Mount>> {
     let mut list: Vec<&MountRecord> = record.mounts.iter().collect();
     list.sort_by_key(|m| m.destination.split('/').count());
-    list.into_iter().map(user_mount).collect()
+    list.into_iter().map(|m| user_mount(m, users, plain.contains(&m.name))).collect()
 }
 
-fn user_mount(m: &MountRecord) -> Mount {
+/// `plain`: a volume that is a directory of ours.
+fn user_mount(m: &MountRecord, users: Option<&UserMap>, plain: bool) -> Result<Mount> {
     if m.kind == MountKind::Tmpfs {
-        return Mount {
+        return Ok(Mount {
             destination: m.destination.clone().into(),
             fstype: "tmpfs".into(),
             source: "tmpfs".into(),
             options: m.tmpfs.clone(),
             ..Mount::default()
-        };
+        });
     }
     let source = match m.subpath.as_str() {
         "" => m.source.clone(),
@@ -284,17 +294,23 @@ fn user_mount(m: &MountRecord) -> Mount {
         options.push(if m.read_only_non_recursive || m.non_recursive { "ro".into() } else { "rro".into() });
     }
     options.push(if m.propagation.is_empty() { "rprivate".into() } else { m.propagation.clone() });
-    Mount {
+    let (uids, gids) = parse_idmap(m.idmap.as_deref().unwrap_or_default())?;
+    // What is on disk in a volume belongs to the ids inside; a bind shows whose the files are on the host.
+    if m.idmap.is_some() && uids.is_empty() || plain && users.is_some() {
+        options.push("idmap".into());
+    }
+    Ok(Mount {
         destination: m.destination.clone().into(),
         fstype: "bind".into(),
         source,
         options,
-        ..Mount::default()
-    }
+        uid_mappings: outside(&uids, users.map(|u| u.uids.as_slice()))?,
+        gid_mappings: outside(&gids, users.map(|u| u.gids.as_slice()))?,
+    })
 }
 
 /// `/etc/resolv.conf`, `/etc/hostname`, `/etc/hosts`, unless the user mounts something there.
-fn generated(mounts: &mut Vec<Mount>, around: &Surroundings, readonly: bool) {
+fn generated(mounts: &mut Vec<Mount>, around: &Surroundings, readonly: bool, mapped: bool) {
     for name in ["resolv.conf", "hostname", "hosts"] {
         let destination = PathBuf::from(format!("/etc/{name}"));
         if mounts.iter().any(|m| m.destination == destination) {
@@ -303,6 +319,9 @@ fn generated(mounts: &mut Vec<Mount>, around: &Surroundings, readonly: bool) {
         let mut options = vec!["rbind".to_owned(), "rprivate".to_owned()];
         if readonly {
             options.push("ro".into());
+        }
+        if mapped {
+            options.push("idmap".into());
         }
         let source = around.files.join(name).display().to_string();
         mounts.push(Mount { destination, fstype: "bind".into(), source, options, ..Mount::default() });
@@ -533,8 +552,9 @@ mod tests {
     #[test]
     fn read_only_binds_are_so_all_the_way_down() {
         let m = MountRecord { destination: "/h".into(), source: "/tmp".into(), ..MountRecord::default() };
-        assert_eq!(user_mount(&m).options, ["rbind", "rro", "rprivate"]);
+        let options = |m: &MountRecord| user_mount(m, None, false).unwrap().options;
+        assert_eq!(options(&m), ["rbind", "rro", "rprivate"]);
         let m = MountRecord { rw: true, propagation: "rshared".into(), ..m };
-        assert_eq!(user_mount(&m).options, ["rbind", "rshared"]);
+        assert_eq!(options(&m), ["rbind", "rshared"]);
     }
 }

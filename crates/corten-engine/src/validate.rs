@@ -129,6 +129,7 @@ pub(crate) fn host_config(h: &HostConfig, host: &Host, daemon: &EngineConfig) ->
     if !daemon.knows_runtime(&h.runtime) {
         return Err(invalid(format!("unknown or invalid runtime name: {}", h.runtime)));
     }
+    crate::userns::check(daemon, h)?;
     refuse_unsupported(h)?;
     let mut warnings = Vec::new();
     if h.network_mode == "host" && !h.port_bindings.is_empty() {
@@ -288,6 +289,8 @@ fn mount(m: &Mount) -> Result<()> {
             if !is_propagation(&options.propagation) && !options.propagation.is_empty() {
                 return Err(bad(format!("invalid propagation mode: {}", options.propagation)));
             }
+            crate::userns::parse_idmap(options.id_map.as_deref().unwrap_or_default())
+                .map_err(|e| bad(e.to_string()))?;
             if options.read_only_force_recursive && options.read_only_non_recursive {
                 return Err(
                     bad("mutually exclusive: ReadOnlyNonRecursive and ReadOnlyForceRecursive".into()),

@@ -273,6 +273,11 @@ impl Volumes {
         state.holders.retain(|_, h| !h.is_empty());
     }
 
+    /// Whether a volume is a directory of ours, without a file system of its own.
+    pub(crate) fn is_plain(&self, name: &str) -> bool {
+        self.state().records.get(name).is_some_and(|r| r.options.is_none())
+    }
+
     /// Before a container starts: the directory is there, and mounted if it has to be. Returns its path.
     pub(crate) fn use_volume(&self, name: &str, container: &str) -> Result<PathBuf> {
         let path = self.path(name);

@@ -11,7 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use corten_base::{Cancel, Kind};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
-use crate::tar::{ExtractOptions, Limits, Owners, PackOptions, Packer, Reader, TarError, Writer, extract};
+use crate::tar::{
+    ExtractOptions, IdMap, Limits, Owners, PackOptions, Packer, Reader, TarError, Writer, extract,
+};
 use crate::{beneath, compress};
 
 /// `X-Docker-Container-Path-Stat`.
@@ -38,6 +40,23 @@ pub struct PutOptions {
     pub copy_uid_gid: bool,
     /// Owner of new files where the archive's owners are not kept.
     pub owner: (u32, u32),
+}
+
+/// What the root is, and whose ids its files have.
+#[derive(Debug, Clone, Copy)]
+pub struct Root<'a> {
+    /// Its descriptor.
+    pub fd: BorrowedFd<'a>,
+    /// From those of the container, which archives have, to those that are seen here.
+    pub ids: &'a IdMap,
+}
+
+/// The ids are the same on both sides.
+impl<'a> From<BorrowedFd<'a>> for Root<'a> {
+    fn from(fd: BorrowedFd<'a>) -> Self {
+        static SAME: IdMap = IdMap { uids: Vec::new(), gids: Vec::new() };
+        Self { fd, ids: &SAME }
+    }
 }
 
 /// What went wrong with a path in a container. The engine adds which container.
@@ -104,15 +123,16 @@ pub fn stat(root: BorrowedFd<'_>, path: &str) -> Result<PathStat, ArchiveError> 
 ///
 /// # Errors
 /// `NotFound`, `NoSuchDirectory`; `Tar` where the reader went away.
-pub fn get(
-    root: BorrowedFd<'_>,
+pub fn get<'a>(
+    root: impl Into<Root<'a>>,
     path: &str,
     out: &mut dyn Write,
     cancel: &Cancel,
 ) -> Result<(), ArchiveError> {
+    let Root { fd: root, ids } = root.into();
     let place = Place::find(root, path)?;
     let mut writer = Writer::new(std::io::BufWriter::with_capacity(64 << 10, out));
-    let mut packer = Packer::new(&mut writer, PackOptions::default(), cancel);
+    let mut packer = Packer::new(&mut writer, PackOptions::default(), cancel).with_ids(ids.clone());
     if place.inside || place.clean.is_empty() {
         let dir = beneath::open(root, &place.clean, beneath::DIR).map_err(|e| io_error("open", path, e))?;
         packer.pack_directory_entry(dir.as_fd(), b"./")?;
@@ -130,13 +150,14 @@ pub fn get(
 ///
 /// # Errors
 /// `NotFound`, `NotADirectory`; `Tar` with `Overwrite`, `EntryName`, ….
-pub fn put(
-    root: BorrowedFd<'_>,
+pub fn put<'a>(
+    root: impl Into<Root<'a>>,
     path: &str,
     tar: &mut dyn Read,
     options: PutOptions,
     cancel: &Cancel,
 ) -> Result<(), ArchiveError> {
+    let Root { fd: root, ids } = root.into();
     let missing = || ArchiveError::NotFound(path.to_owned());
     let asked = beneath::clean(&[b"/", path.as_bytes()].concat()).ok_or_else(missing)?;
     let destination = evaluate(root, asked).map_err(|e| io_error("resolve", path, e))?;
@@ -157,12 +178,13 @@ pub fn put(
         owners: if options.copy_uid_gid {
             Owners::FromArchive
         } else {
-            Owners::Fixed(options.owner.0, options.owner.1)
+            let (uid, gid) = ids.to_outside(options.owner.0, options.owner.1);
+            Owners::Fixed(uid, gid)
         },
         no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir.then_some(path),
         limits: Limits::default(),
     };
-    extract(root, &mut Reader::new(decoded), &options, cancel)?;
+    extract(root, &mut Reader::new(decoded).with_ids(ids.clone()), &options, cancel)?;
     Ok(())
 }
 

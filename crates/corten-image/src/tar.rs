@@ -6,12 +6,14 @@
 
 mod extract;
 mod header;
+mod owners;
 mod pack;
 mod pax;
 mod reader;
 mod writer;
 
 pub use extract::{ExtractOptions, Extracted, Limits, Owners, extract};
+pub use owners::{IdMap, IdRange};
 pub use pack::{PackOptions, Packer, is_whiteout_device};
 pub use reader::Reader;
 pub use writer::Writer;

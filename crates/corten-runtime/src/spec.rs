@@ -63,6 +63,8 @@ pub struct SpecInput {
     pub uid_mappings: Vec<IdMapping>,
     /// Groups of it.
     pub gid_mappings: Vec<IdMapping>,
+    /// Join this one, which has these mappings, instead of making one.
+    pub user_namespace: Option<PathBuf>,
     /// The network namespace is the container's own: set Docker's two default sysctls.
     pub private_network: bool,
     /// `/docker/<id>`.
@@ -214,7 +216,7 @@ pub fn build(input: SpecInput) -> Result<Built, SpecError> {
     };
     let mut all_namespaces = namespaces(&input.namespaces);
     if !input.uid_mappings.is_empty() {
-        all_namespaces.push(Namespace { kind: NamespaceKind::User, path: None });
+        all_namespaces.push(Namespace { kind: NamespaceKind::User, path: input.user_namespace.clone() });
     }
     let linux = Linux {
         namespaces: all_namespaces,

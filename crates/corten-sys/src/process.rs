@@ -355,6 +355,23 @@ pub fn make_files_as(uid: u32, gid: u32) {
     }
 }
 
+/// Runs `work` on a thread of its own whose files are made in the name of another user and group, with all its
+/// capabilities, and waits for it: for mounts that map ids, which know no others.
+///
+/// # Errors
+/// Those of starting a thread and of capset(2).
+pub fn as_owner<T: Send>((uid, gid): (u32, u32), work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("owner".into()).spawn_scoped(scope, || {
+            let powers = crate::caps::permitted()?;
+            make_files_as(uid, gid);
+            crate::caps::set(powers, powers, 0)?;
+            io::Result::Ok(work())
+        })?;
+        thread.join().map_err(|_| io::Error::other("the thread panicked"))?
+    })
+}
+
 /// Marks every descriptor from `first` on close-on-exec.
 ///
 /// # Errors

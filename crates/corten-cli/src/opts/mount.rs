@@ -64,6 +64,8 @@ pub(crate) fn mount(text: &str) -> Result<Value, String> {
                     add_pair(driver, "Options", &value);
                 }
             }
+            // Ours, not docker's: other owners than on disk.
+            "idmap" => drop(bind.insert("IDMap".into(), value.into())),
             "image-subpath" => drop(image.insert("Subpath".into(), value.into())),
             "tmpfs-size" => {
                 let size =

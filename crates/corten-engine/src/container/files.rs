@@ -4,13 +4,13 @@
 //! not run, the root is a detached overlay mount, with its volumes and binds mounted in a mount namespace of our own.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 
 use bytes::Bytes;
 use corten_base::{Cancel, Digest, Reference, time};
-use corten_image::archive::{self, ArchiveError};
+use corten_image::archive::{self, ArchiveError, Root};
 use corten_image::{ChangeKind, CommitRequest, Overlay};
 use corten_sys as sys;
 use corten_wire::api::container::{Change, PathStat};
@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use super::{Container, blocking};
 use crate::error::{Error, Result, chain, conflict, internal, invalid, not_found};
 use crate::record::{ContainerRecord, MountKind, RootfsRecord};
+use crate::userns;
 use crate::validate::clean;
 use crate::view::{ContainerView, Status, command};
 
@@ -66,16 +67,22 @@ impl Container {
     fn with_root<T: Send>(
         &self,
         view: &ContainerView,
-        work: impl FnOnce(BorrowedFd<'_>) -> Result<T> + Send,
+        work: impl FnOnce(Root<'_>) -> Result<T> + Send,
     ) -> Result<T> {
         if view.is_running() && view.pid > 0 {
             let root = open_dir(Path::new(&format!("/proc/{}/root", view.pid)))?;
-            return work(root.as_fd());
+            let ids = userns::of_process(view.pid);
+            return match ids.to_outside(0, 0) {
+                (0, 0) => work(Root { fd: root.as_fd(), ids: &ids }),
+                owner => sys::process::as_owner(owner, || work(Root { fd: root.as_fd(), ids: &ids }))
+                    .map_err(|e| Error::io("become the container's root", e))?,
+            };
         }
+        // On disk are the ids of the container.
         let root = self.shared().images.snapshots().mount_detached(&overlay(&view.record.rootfs), false)?;
         let mut mounts: Vec<_> = view.record.mounts.iter().filter(|m| m.kind != MountKind::Tmpfs).collect();
         if mounts.is_empty() {
-            return work(root.as_fd());
+            return work(root.as_fd().into());
         }
         // Parents before children.
         mounts.sort_by_key(|m| m.destination.split('/').count());
@@ -99,7 +106,7 @@ impl Container {
                     sys::path::ensure(root.as_fd(), Path::new(destination), make, mode).map_err(failed)?;
                 sys::mount::attach(tree.as_fd(), target.as_fd()).map_err(failed)?;
             }
-            work(root.as_fd())
+            work(root.as_fd().into())
         });
         mounted.map_err(|e| Error::io("enter a mount namespace", e))?
     }
@@ -121,7 +128,7 @@ impl Container {
         let (this, path) = (self.clone(), checked(path)?);
         blocking(move || {
             this.with_root(&this.view(), |root| {
-                archive::stat(root, &path).map(wire).map_err(|e| this.archive_error(&path, e))
+                archive::stat(root.fd, &path).map(wire).map_err(|e| this.archive_error(&path, e))
             })
         })
         .await

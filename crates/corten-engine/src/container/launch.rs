@@ -20,14 +20,14 @@ use serde::{Deserialize, Serialize};
 
 use super::network;
 use super::phase::Exit;
-use crate::config::{BUILT_IN_RUNTIMES, EngineConfig};
+use crate::config::{BUILT_IN_RUNTIMES, EngineConfig, UserMap};
 use crate::error::{Error, Result, conflict, invalid, not_found};
 use crate::failpoint::failpoint;
 use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, StateRecord};
 use crate::shared::Shared;
 use crate::spec::Surroundings;
 use crate::view::Endpoint;
-use crate::{devices, spec};
+use crate::{devices, spec, userns};
 
 /// What exists of a container only while it runs; kept in `run.json` for the next daemon.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -151,15 +151,18 @@ fn prepare(shared: &Shared, record: &ContainerRecord, run: &mut Run) -> Result<S
         ipc_of: joined_pid(shared, &record.host.ipc_mode, "IPC")?,
         ..Surroundings::default()
     };
+    // COMPAT: namespaces belong to a user namespace: who shares one of them shares that.
+    around.users_of = around.pid_of.or(around.ipc_of);
     make_dir(&around.files, 0o710)?;
     around.shm = shared_memory(shared, record)?;
-    volumes(shared, record)?;
+    around.plain_volumes = volumes(shared, record)?;
     if let Some(other) = shared.joined(&record.host.network_mode)? {
         let view = other.view();
         if !view.is_running() {
             return Err(conflict(format!("cannot join network of a non running container: {}", other.id())));
         }
         around.network_of = Some(view.pid);
+        around.users_of = Some(view.pid);
         // It has the other container's names too.
         around.files = shared.dir(other.id());
         return Ok(around);
@@ -208,11 +211,16 @@ fn joined_pid(shared: &Shared, mode: &str, what: &str) -> Result<Option<i32>> {
 }
 
 /// Volumes are there and mounted; missing bind sources are made where that was asked for.
-fn volumes(shared: &Shared, record: &ContainerRecord) -> Result<()> {
+fn volumes(shared: &Shared, record: &ContainerRecord) -> Result<Vec<String>> {
+    let root = userns::of(&shared.config, &record.host).and_then(UserMap::root);
+    let mut plain = Vec::new();
     for mount in record.mounts.iter() {
         match mount.kind {
             MountKind::Volume => {
                 let path = shared.volumes.use_volume(&mount.name, record.id.as_str())?;
+                if shared.volumes.is_plain(&mount.name) {
+                    plain.push(mount.name.clone());
+                }
                 if !mount.subpath.is_empty() {
                     subpath(&path, &mount.subpath)?;
                 }
@@ -228,7 +236,7 @@ fn volumes(shared: &Shared, record: &ContainerRecord) -> Result<()> {
                         mount.source
                     )));
                 }
-                std::fs::create_dir_all(path).map_err(|e| {
+                make_source(path, root).map_err(|e| {
                     Error::io(
                         format!("error while creating mount source path '{0}': mkdir {0}", mount.source),
                         e,
@@ -236,6 +244,18 @@ fn volumes(shared: &Shared, record: &ContainerRecord) -> Result<()> {
                 })?;
             }
             MountKind::Tmpfs => {}
+        }
+    }
+    Ok(plain)
+}
+
+/// Makes the directories of a path that are not there; `owner` is the container's root where that is not ours.
+fn make_source(path: &Path, owner: Option<(u32, u32)>) -> std::io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.exists()).collect();
+    std::fs::create_dir_all(path)?;
+    if let Some((uid, gid)) = owner {
+        for dir in missing {
+            std::os::unix::fs::chown(dir, Some(uid), Some(gid))?;
         }
     }
     Ok(())
@@ -279,6 +299,11 @@ fn start(
     let runtime = foreign_runtime(&shared.config, &h.runtime)?
         // Hooks belong to the OCI command line: the shim runs the container by its own.
         .or_else(|| devices.hooks.then(ForeignRuntime::own_command_line));
+    if runtime.is_some() && userns::of(&shared.config, h).is_some() {
+        return Err(invalid(
+            "user namespaces are supported by the built-in runtime only: use --userns=host for another runtime or for CDI devices with hooks",
+        ));
+    }
     let bootstrap = Bootstrap {
         version: shim::VERSION,
         id: record.id.to_string(),

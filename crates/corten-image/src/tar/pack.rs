@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use corten_base::Cancel;
 use rustix::fs::{FileType, OFlags, Stat};
 
-use super::{Attribute, Entry, EntryKind, TarError, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, Writer};
+use super::{Attribute, Entry, EntryKind, IdMap, TarError, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, Writer};
 use crate::beneath;
 
 /// Deepest directory that is packed; each level costs an open file.
@@ -36,6 +36,7 @@ pub struct Packer<'a, W: Write> {
     options: PackOptions,
     cancel: &'a Cancel,
     links: HashMap<(u64, u64), Vec<u8>>,
+    ids: IdMap,
     /// Members written.
     pub members: u64,
 }
@@ -43,7 +44,14 @@ pub struct Packer<'a, W: Write> {
 impl<'a, W: Write> Packer<'a, W> {
     /// Nothing is written yet.
     pub fn new(writer: &'a mut Writer<W>, options: PackOptions, cancel: &'a Cancel) -> Self {
-        Self { writer, options, cancel, links: HashMap::new(), members: 0 }
+        Self { writer, options, cancel, links: HashMap::new(), ids: IdMap::default(), members: 0 }
+    }
+
+    /// Owners in the archive are those inside of this mapping.
+    #[must_use]
+    pub fn with_ids(mut self, ids: IdMap) -> Self {
+        self.ids = ids;
+        self
     }
 
     /// Packs the direct child `name` of `parent` under the name `as_name` (no trailing slash), with all beneath it.
@@ -194,12 +202,8 @@ impl<'a, W: Write> Packer<'a, W> {
     }
 
     fn entry(&self, stat: &Stat, path: Vec<u8>, kind: EntryKind) -> Entry {
-        Entry {
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mtime: self.mtime(stat),
-            ..Entry::new(path, kind, stat.st_mode & 0o7777)
-        }
+        let (uid, gid) = self.ids.to_inside(stat.st_uid, stat.st_gid);
+        Entry { uid, gid, mtime: self.mtime(stat), ..Entry::new(path, kind, stat.st_mode & 0o7777) }
     }
 }
 

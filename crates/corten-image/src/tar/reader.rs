@@ -11,7 +11,7 @@ use std::io::Read;
 
 use super::header::{BLOCK, Block};
 use super::pax::{self, MAX_SPECIAL, Records};
-use super::{Entry, EntryKind, TarError};
+use super::{Entry, EntryKind, IdMap, TarError};
 
 /// Reads members one after the other.
 #[derive(Debug)]
@@ -22,12 +22,20 @@ pub struct Reader<R> {
     /// Padding after them.
     padding: u64,
     done: bool,
+    ids: IdMap,
 }
 
 impl<R: Read> Reader<R> {
     /// Begins at the first header.
     pub fn new(inner: R) -> Self {
-        Self { inner, remaining: 0, padding: 0, done: false }
+        Self { inner, remaining: 0, padding: 0, done: false, ids: IdMap::default() }
+    }
+
+    /// Owners of members are those inside of this mapping.
+    #[must_use]
+    pub fn with_ids(mut self, ids: IdMap) -> Self {
+        self.ids = ids;
+        self
     }
 
     /// The next member; the rest of the present one is skipped.
@@ -55,7 +63,8 @@ impl<R: Read> Reader<R> {
                 b'L' => long_name = Some(until_nul(self.special(&block)?)),
                 b'K' => long_link = Some(until_nul(self.special(&block)?)),
                 flag => {
-                    let entry = self.member(&block, flag, pax, long_name, long_link)?;
+                    let mut entry = self.member(&block, flag, pax, long_name, long_link)?;
+                    (entry.uid, entry.gid) = self.ids.to_outside(entry.uid, entry.gid);
                     return Ok(Some(entry));
                 }
             }

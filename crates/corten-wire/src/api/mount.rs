@@ -56,6 +56,10 @@ pub struct BindOptions {
     /// Fail where it cannot be recursively read-only.
     #[serde(skip_serializing_if = "is_default")]
     pub read_only_force_recursive: bool,
+    /// Other owners than on disk; ours, not Docker's: `uids=FROM-TO-SIZE#…;gids=…`, empty for those of the container's
+    /// user namespace.
+    #[serde(rename = "IDMap", skip_serializing_if = "Option::is_none")]
+    pub id_map: Option<String>,
 }
 
 /// Options of a volume.

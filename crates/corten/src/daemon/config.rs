@@ -1,6 +1,7 @@
 //! Settings, checked and made into what each part of the daemon wants to know.
 
 mod runtimes;
+mod userns;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -174,6 +175,9 @@ fn engine(s: &Settings, root: PathBuf, exec_root: PathBuf) -> Result<EngineConfi
     }
     e.init = s.bool_or("init", false);
     runtimes::apply(s, &mut e)?;
+    if let Some(text) = s.text("userns-remap") {
+        e.userns = userns::read(text, !s.bool_or("validate", false))?;
+    }
     if s.given("cdi-spec-dir") {
         e.cdi_dirs = s.list("cdi-spec-dir").iter().filter(|d| !d.is_empty()).map(PathBuf::from).collect();
     }

@@ -105,6 +105,9 @@ fn info(config: &Config, kernel: String, machine: String) -> anyhow::Result<Info
     if config.engine.no_new_privileges {
         security.push("name=no-new-privileges".to_owned());
     }
+    if config.engine.userns.is_some() {
+        security.push("name=userns".to_owned());
+    }
     if cgroups.v2 || config.engine.cgroupns_mode == "private" {
         security.push("name=cgroupns".to_owned());
     }

@@ -94,6 +94,7 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("default-runtime", Text, "Runtime of containers that name none (default runc: the built-in one)"),
     flag("add-runtime", List, "name=path: a program with runc's command line").key(""),
     Flag { long: "", short: None, key: "runtimes", kind: Json, help: "see --add-runtime" },
+    flag("userns-remap", Text, "User namespaces for containers: default, user[:group] or uid[:gid]"),
     flag("cdi-spec-dir", List, "Directory of CDI specifications (default /etc/cdi, /var/run/cdi)")
         .key("cdi-spec-dirs"),
     flag("storage-driver", Text, "overlayfs").short('s'),
@@ -157,7 +158,6 @@ pub(crate) static OPTIONS: &[Flag] = &[
     Flag { long: "", short: None, key: "proxies", kind: Json, help: "http-proxy, https-proxy, no-proxy" },
     Flag { long: "", short: None, key: "features", kind: Json, help: "containerd-snapshotter, buildkit" },
     // known, and refused
-    flag("userns-remap", Text, ""),
     flag("authorization-plugin", List, "").key("authorization-plugins"),
     flag("selinux-enabled", Bool, ""),
     flag("storage-opt", List, "").key("storage-opts"),

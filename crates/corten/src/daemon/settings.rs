@@ -356,8 +356,8 @@ mod tests {
             assert!(text.starts_with(want), "{text}");
         }
         assert_eq!(
-            args(&["--userns-remap=default"]).unwrap().refuse_unsupported().unwrap_err().to_string(),
-            "--userns-remap is not supported by this daemon"
+            args(&["--selinux-enabled"]).unwrap().refuse_unsupported().unwrap_err().to_string(),
+            "--selinux-enabled is not supported by this daemon"
         );
     }
 

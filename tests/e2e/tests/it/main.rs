@@ -17,4 +17,5 @@ mod runtimes;
 mod soak;
 mod streams;
 mod system;
+mod users;
 mod volumes;
