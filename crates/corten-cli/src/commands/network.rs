@@ -13,6 +13,8 @@ use crate::format::{Row, Table, label_method, text};
 use crate::opts;
 use crate::tree::{Arity, Command};
 
+mod graph;
+
 const BASE: Command = Command {
     group: "network",
     names: &[],
@@ -90,6 +92,15 @@ pub(super) const COMMANDS: &[Command] = &[
             long("link-local-ip", Strings, "Link-local address"),
         ]],
         run: |c, f| Box::pin(connect(c, f)),
+        ..BASE
+    },
+    Command {
+        names: &["graph"],
+        about: "Show who reaches whom, and through which rule",
+        usage: "[OPTIONS] [NETWORK...]",
+        arity: Arity::AtLeast(0),
+        flags: &[&[long("svg", Bool, "A picture instead of text")]],
+        run: |c, f| Box::pin(draw(c, f)),
         ..BASE
     },
     Command {
@@ -345,6 +356,29 @@ async fn connect(cli: &Cli, flags: &Flags) -> Result {
     }
     let body = json!({"Container": flags.arg(1), "EndpointConfig": endpoint});
     Ok(cli.client()?.network_action(&flags.arg(0), "connect", &body).await?)
+}
+
+async fn draw(cli: &Cli, flags: &Flags) -> Result {
+    let client = cli.client()?;
+    let networks = client.network_list(&opts::filters(&[])).await?;
+    let mut containers = Vec::new();
+    for container in client.container_list(corten_client::Query::new()).await? {
+        match client.container_inspect(container["Id"].as_str().unwrap_or_default()).await {
+            Ok(found) => containers.push(found),
+            // It ended in the meantime.
+            Err(e) if e.kind() == Failure::NotFound => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let mut graph = graph::Graph::new(&networks, &containers);
+    let names = flags.args();
+    if let Some(unknown) = names.iter().find(|name| !networks.iter().any(|n| n["Name"] == name.as_str())) {
+        return Err(fail(format!("network {unknown} not found"), 1));
+    }
+    if !names.is_empty() {
+        graph.limit(&names);
+    }
+    cli.print(&if flags.on("svg") { graph.svg() } else { graph.text() })
 }
 
 async fn disconnect(cli: &Cli, flags: &Flags) -> Result {
