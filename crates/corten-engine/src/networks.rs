@@ -14,6 +14,7 @@ use corten_wire::api::{Filters, TextMap};
 
 use crate::config::EngineConfig;
 use crate::error::{Error, Result, chain, conflict, forbidden, invalid, unsupported};
+use crate::failpoint::failpoint;
 use crate::record::{NETWORKS, NetworkEntry};
 use crate::volumes::now;
 
@@ -167,6 +168,7 @@ impl Networks {
         }
         let made = self.inner.net.create_network(spec).map_err(Error::from).and_then(|plan| {
             entry.plan = Some(plan);
+            failpoint!("engine.network.before_record");
             let saved = self
                 .inner
                 .db
@@ -182,6 +184,7 @@ impl Networks {
             self.entries().remove(&id);
             return Err(error);
         }
+        failpoint!("engine.network.after_record");
         self.entries().insert(id.clone(), entry.clone());
         self.publish("create", &entry, None);
         Ok(id)
@@ -239,6 +242,7 @@ impl Networks {
             return Err(forbidden(format!("{} is a pre-defined network and cannot be removed", entry.name)));
         }
         self.inner.net.remove_network(&entry.id)?;
+        failpoint!("engine.network.after_kernel");
         self.inner.db.write::<_, Error>(Commit::Durable, |w| {
             w.remove(NETWORKS, entry.id.as_str())?;
             Ok(())

@@ -213,6 +213,47 @@ impl Daemon {
         self.spawn();
     }
 
+    /// As after a power cut: no process, mount or network of before is left, the data directory is. Starts the daemon
+    /// again.
+    ///
+    /// # Panics
+    /// When something cannot be taken away.
+    pub fn reboot(&mut self) {
+        let mut pids: Vec<i32> = Vec::new();
+        for id in self.container_ids() {
+            let pid = self.get(&format!("/containers/{id}/json"))["State"]["Pid"].as_i64().unwrap_or(0);
+            if pid == 0 {
+                continue;
+            }
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let parent = status.lines().find_map(|l| l.strip_prefix("PPid:")?.trim().parse::<i32>().ok());
+            pids.extend(parent);
+            pids.push(i32::try_from(pid).expect("a process id"));
+        }
+        self.kill();
+        for pid in pids.iter().filter_map(|pid| rustix::process::Pid::from_raw(*pid)) {
+            // Whoever is gone already is gone.
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
+            assert!(Instant::now() < deadline, "processes survive: {pids:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let exec = self.dir().join("exec");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        for point in
+            mounts.lines().filter_map(|l| l.split(' ').nth(4)).filter(|p| Path::new(p).starts_with(&exec))
+        {
+            rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).expect("unmount");
+        }
+        std::fs::remove_dir_all(&exec).expect("remove the exec root");
+        run(Command::new("ip").args(["netns", "del", &self.netns])).expect("delete the network namespace");
+        run(Command::new("ip").args(["netns", "add", &self.netns])).expect("a network namespace");
+        run(self.in_netns("ip").args(["link", "set", "lo", "up"])).expect("loopback up");
+        self.spawn();
+    }
+
     /// `SIGTERM`, and waits for the end.
     ///
     /// # Panics

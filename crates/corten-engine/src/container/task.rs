@@ -636,6 +636,7 @@ impl Task {
             Ok(list)
         })
         .await?;
+        failpoint!("engine.publish.before_record");
         self.run.endpoints = Arc::new(list);
         launch::write_run(&self.shared, &self.record.id, &self.run)
     }

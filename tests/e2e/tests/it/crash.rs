@@ -121,6 +121,8 @@ fn restart_policies_hold_over_a_crash() {
 fn every_failpoint_of_create_and_start() {
     let table = include_str!("../../../../docs/failpoints.md");
     let points: Vec<&str> = table.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+    let of_networks = |p: &&str| p.starts_with("engine.network.") || p.starts_with("engine.publish.");
+    let points: Vec<&str> = points.into_iter().filter(|p| !of_networks(p)).collect();
     assert!(!points.is_empty());
     for point in points {
         let mut daemon = Daemon::start_with(DaemonOptions::default());

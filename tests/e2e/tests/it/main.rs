@@ -6,6 +6,7 @@ mod clients;
 mod crash;
 mod devices;
 mod files;
+mod firewall;
 mod images;
 mod isolation;
 mod lifecycle;
