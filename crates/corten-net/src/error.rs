@@ -34,6 +34,15 @@ pub enum NetError {
         /// As given.
         driver: String,
     },
+    /// A bridge has one subnet of each family.
+    #[error("bridge driver doesn't support multiple subnets")]
+    SeveralSubnets,
+    /// The kernel cannot make links of this kind.
+    #[error("network driver {driver:?} is not supported by this kernel")]
+    NoSuchLinks {
+        /// Name of the driver.
+        driver: &'static str,
+    },
     /// No such endpoint.
     #[error("no endpoint {id}")]
     NoEndpoint {
@@ -241,7 +250,11 @@ impl NetError {
             | Self::NoNetwork { .. }
             | Self::NoSandbox { .. }
             | Self::NoEndpoint { .. } => Kind::NotFound,
-            Self::UnsupportedDriver { .. } | Self::NoRates { .. } | Self::NoPorts { .. } => Kind::Unsupported,
+            Self::SeveralSubnets => Kind::Forbidden,
+            Self::UnsupportedDriver { .. }
+            | Self::NoSuchLinks { .. }
+            | Self::NoRates { .. }
+            | Self::NoPorts { .. } => Kind::Unsupported,
             Self::PoolOverlap
             | Self::AddressInUse { .. }
             | Self::LinkInUse { .. }

@@ -51,5 +51,5 @@ pub use endpoint::{
 pub use error::{NetError, PortError};
 pub use net::Net;
 pub use network::{
-    Driver, GatewayMode, IpamConfig, MacvlanMode, NetworkRecord, NetworkSpec, Settings, option,
+    Driver, GatewayMode, IpamConfig, IpvlanMode, MacvlanMode, NetworkRecord, NetworkSpec, Settings, option,
 };

@@ -50,6 +50,10 @@ pub mod option {
     pub const PARENT: &str = "parent";
     /// Mode of a macvlan network.
     pub const MACVLAN_MODE: &str = "macvlan_mode";
+    /// Mode of an ipvlan network: `l2`, `l3`, `l3s`.
+    pub const IPVLAN_MODE: &str = "ipvlan_mode";
+    /// What sub-interfaces of one ipvlan parent may say to each other: `bridge`, `private`, `vepa`.
+    pub const IPVLAN_FLAG: &str = "ipvlan_flag";
 }
 
 /// One entry of `IPAM.Config`.
@@ -100,6 +104,8 @@ pub enum Driver {
     Bridge,
     /// Sub-interfaces of a host link.
     Macvlan,
+    /// The same under the host link's own hardware address.
+    Ipvlan,
 }
 
 /// How packets from other links reach the containers of a network.
@@ -175,8 +181,24 @@ pub struct Settings {
     pub host_v4: Option<Ipv4Addr>,
     /// Fixed source address of outgoing IPv6.
     pub host_v6: Option<Ipv6Addr>,
-    /// Mode of a macvlan network.
+    /// Mode of a macvlan network, flag of an ipvlan network.
     pub macvlan: MacvlanMode,
+    /// Mode of an ipvlan network.
+    #[serde(default)]
+    pub ipvlan: IpvlanMode,
+}
+
+/// What ipvlan sub-interfaces do with packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanMode {
+    /// Frames, with a gateway on the parent's network.
+    #[default]
+    L2,
+    /// Packets, which the host routes.
+    L3,
+    /// The same, seen by the host's packet filter.
+    L3s,
 }
 
 /// What macvlan sub-interfaces of one parent may say to each other.
@@ -207,16 +229,20 @@ impl NetworkRecord {
         self.ipam.iter().filter_map(|c| c.subnet).find(|s| matches!(s, IpNet::V6(_)) == v6)
     }
 
-    /// The gateway of one family that containers get: for an internal network none.
-    #[must_use]
-    pub fn gateway(&self, v6: bool) -> Option<IpAddr> {
-        if self.internal {
-            return None;
-        }
-        self.ipam
-            .iter()
-            .find(|c| c.subnet.is_some_and(|s| matches!(s, IpNet::V6(_)) == v6))
-            .and_then(|c| c.aux_addresses.get("DefaultGatewayIPv4").copied().or(c.gateway))
+    /// The part of the address plan that an address belongs to.
+    fn config_of(&self, address: IpAddr) -> Option<&IpamConfig> {
+        self.ipam.iter().find(|c| c.subnet.is_some_and(|s| s.contains(&address)))
+    }
+
+    /// Prefix length of the subnet that an address belongs to.
+    pub(crate) fn prefix_of(&self, address: IpAddr) -> u8 {
+        self.config_of(address).and_then(|c| c.subnet).map_or(0, |s| s.prefix_len())
+    }
+
+    /// The gateway for an address: for an internal network none.
+    pub(crate) fn gateway_of(&self, address: IpAddr) -> Option<IpAddr> {
+        let config = self.config_of(address).filter(|_| !self.internal)?;
+        config.aux_addresses.get("DefaultGatewayIPv4").copied().or(config.gateway)
     }
 
     /// Checks addresses that a user wants for an endpoint, in Docker's words (without the prefix
@@ -244,6 +270,7 @@ pub(crate) fn settings(spec: &NetworkSpec, driver: Driver) -> Result<Settings, N
         link: match driver {
             Driver::Bridge => format!("br-{}", spec.id.short()),
             Driver::Macvlan => format!("dm-{}", spec.id.short()),
+            Driver::Ipvlan => format!("di-{}", spec.id.short()),
         },
         default_bridge: false,
         names: false,
@@ -259,6 +286,7 @@ pub(crate) fn settings(spec: &NetworkSpec, driver: Driver) -> Result<Settings, N
         host_v4: None,
         host_v6: None,
         macvlan: MacvlanMode::Bridge,
+        ipvlan: IpvlanMode::L2,
     };
     for (key, value) in &spec.options {
         match key.as_str() {
@@ -281,6 +309,22 @@ pub(crate) fn settings(spec: &NetworkSpec, driver: Driver) -> Result<Settings, N
             option::HOST_IPV6 => settings.host_v6 = Some(parse(key, value)?),
             option::ENABLE_V4 | option::ENABLE_V6 => {
                 boolean(key, value)?;
+            }
+            option::IPVLAN_MODE => {
+                settings.ipvlan = match value.as_str() {
+                    "" | "l2" => IpvlanMode::L2,
+                    "l3" => IpvlanMode::L3,
+                    "l3s" => IpvlanMode::L3s,
+                    _ => return Err(NetError::option(key, value, "unknown ipvlan mode")),
+                }
+            }
+            option::IPVLAN_FLAG => {
+                settings.macvlan = match value.as_str() {
+                    "" | "bridge" => MacvlanMode::Bridge,
+                    "private" => MacvlanMode::Private,
+                    "vepa" => MacvlanMode::Vepa,
+                    _ => return Err(NetError::option(key, value, "unknown ipvlan flag")),
+                }
             }
             option::MACVLAN_MODE => {
                 settings.macvlan = match value.as_str() {

@@ -145,6 +145,30 @@ impl Changes {
         });
     }
 
+    /// An ipvlan link on `parent`, made directly in the target namespace; mode and flags are the kernel's.
+    pub(crate) fn add_ipvlan(
+        &mut self,
+        name: &str,
+        parent: u32,
+        (mode, flags): (u16, u16),
+        ns: Option<BorrowedFd<'_>>,
+    ) {
+        self.0.message(NEWLINK, flag::CREATE | flag::EXCL, &link_header(0, 0, 0, 0), |m| {
+            m.put_str(ifla::IFNAME, name);
+            m.put_u32(ifla::LINK, parent);
+            if let Some(ns) = ns {
+                m.put_u32(ifla::NET_NS_FD, ns.as_raw_fd() as u32);
+            }
+            m.nest(ifla::LINKINFO, |m| {
+                m.put_str(ifla::INFO_KIND, "ipvlan");
+                m.nest(ifla::INFO_DATA, |m| {
+                    m.put(1, &mode.to_ne_bytes());
+                    m.put(2, &flags.to_ne_bytes());
+                });
+            });
+        });
+    }
+
     /// A dummy link: the parent of macvlan networks that have none.
     pub(crate) fn add_dummy(&mut self, name: &str) {
         self.0.message(NEWLINK, flag::CREATE | flag::EXCL, &link_header(0, 0, IFF_UP, IFF_UP), |m| {
@@ -328,6 +352,15 @@ impl Changes {
             m.put(5, &bytes);
             m.put_u32(4, index);
         });
+    }
+
+    /// Everything goes out by this link, without a gateway.
+    pub(crate) fn set_device_route(&mut self, index: u32, v6: bool) {
+        const SCOPE_LINK: u8 = 253;
+        let family = if v6 { AF_INET6 } else { AF_INET };
+        let mut header = route_header(family, 0);
+        header[6] = if v6 { 0 } else { SCOPE_LINK };
+        self.0.message(NEWROUTE, flag::CREATE | flag::REPLACE, &header, |m| m.put_u32(4, index));
     }
 
     /// Tells the host which hardware address answers for `address`, so that nobody asks an earlier owner.

@@ -56,7 +56,8 @@ impl State {
         let driver = match spec.driver.as_str() {
             "" | "bridge" => Driver::Bridge,
             "macvlan" => Driver::Macvlan,
-            "ipvlan" | "overlay" => return Err(NetError::UnsupportedDriver { driver: spec.driver }),
+            "ipvlan" => Driver::Ipvlan,
+            "overlay" => return Err(NetError::UnsupportedDriver { driver: spec.driver }),
             _ => return Err(NetError::UnknownDriver { driver: spec.driver }),
         };
         if !matches!(spec.ipam_driver.as_str(), "" | "default") {
@@ -65,6 +66,12 @@ impl State {
         let settings = network::settings(&spec, driver)?;
         let (v4, v6) = network::families(&spec)?;
         network::validate_ipam(&spec.ipam, v6)?;
+        let subnets = |six: bool| {
+            spec.ipam.iter().filter_map(|c| c.subnet).filter(|s| matches!(s, IpNet::V6(_)) == six).count()
+        };
+        if driver == Driver::Bridge && (v4 && subnets(false) > 1 || v6 && subnets(true) > 1) {
+            return Err(NetError::SeveralSubnets);
+        }
         if driver == Driver::Bridge && self.networks.values().any(|n| n.settings.link == settings.link) {
             return Err(NetError::LinkInUse { link: settings.link });
         }
@@ -219,7 +226,8 @@ impl State {
             Some(IpAddr::V6(a)) => Some(a),
             _ => None,
         };
-        let prefix = |v6: bool| network.subnet(v6).map_or(0, |s| s.prefix_len());
+        let prefix = |address: Option<IpAddr>| address.map_or(0, |a| network.prefix_of(a));
+        let gateway = |address: Option<IpAddr>| address.and_then(|a| network.gateway_of(a));
         let record = EndpointRecord {
             id: spec.id.clone(),
             container: spec.container.clone(),
@@ -227,16 +235,16 @@ impl State {
             name: spec.name.clone(),
             dns_names: spec.dns_names.clone(),
             ipv4: v4(ipv4),
-            ipv4_prefix: if ipv4.is_some() { prefix(false) } else { 0 },
-            gateway: v4(network.gateway(false)),
+            ipv4_prefix: prefix(ipv4),
+            gateway: v4(gateway(ipv4)),
             ipv6: v6(ipv6),
-            ipv6_prefix: if ipv6.is_some() { prefix(true) } else { 0 },
-            gateway_v6: v6(network.gateway(true)),
+            ipv6_prefix: prefix(ipv6),
+            gateway_v6: v6(gateway(ipv6)),
             mac: spec.mac.unwrap_or_else(|| mac_for(v4(ipv4), &spec.id)),
             ifname,
             host_link: match network.driver {
                 Driver::Bridge => format!("veth{}", &spec.id.as_str()[..7]),
-                Driver::Macvlan => String::new(),
+                Driver::Macvlan | Driver::Ipvlan => String::new(),
             },
             gw_priority: spec.gw_priority,
             ports,

@@ -13,7 +13,7 @@ use super::{Inner, ensure_setting, lock};
 use crate::dns::{self, Listener};
 use crate::endpoint::{EndpointRecord, Mac};
 use crate::error::NetError;
-use crate::network::{Driver, GatewayMode, MacvlanMode, NetworkRecord};
+use crate::network::{Driver, GatewayMode, IpvlanMode, MacvlanMode, NetworkRecord};
 use crate::route::{Changes, Rtnetlink, Veth, is_absent};
 use crate::sandbox::{OpenSandbox, read_setting, write_setting};
 use crate::state::{DefaultRoute, State};
@@ -26,6 +26,8 @@ pub(super) struct Plan {
     ipv6: bool,
     /// Default routes that lead through this endpoint.
     routes: Vec<DefaultRoute>,
+    /// The default route is the link itself: the host routes what it gets.
+    device_route: bool,
     settings: Vec<(String, String)>,
     resolves_names: bool,
     network_name: String,
@@ -48,6 +50,10 @@ impl Plan {
             addresses: v4.into_iter().chain(v6).collect(),
             ipv6: v6.is_some(),
             routes: routes.into_iter().flatten().filter(|r| r.endpoint == record.id).collect(),
+            device_route: network.driver == Driver::Ipvlan
+                && network.settings.ipvlan != IpvlanMode::L2
+                && !network.internal
+                && state.endpoints_of(&record.container).count() == 1,
             settings: sysctls
                 .into_iter()
                 .map(|(path, value)| (path.replace("IFNAME", &record.ifname), value))
@@ -122,6 +128,7 @@ impl Inner {
         match network.driver {
             Driver::Bridge => self.ensure_bridge(network),
             Driver::Macvlan => self.ensure_parent(network),
+            Driver::Ipvlan => self.ensure_parent(network).and_then(|()| self.probe_ipvlan(network)),
         }
     }
 
@@ -187,7 +194,7 @@ impl Inner {
             return Ok(());
         }
         let mut changes = Changes::default();
-        if name.strip_prefix("dm-") == Some(network.id.short()) {
+        if name.strip_prefix("dm-").or(name.strip_prefix("di-")) == Some(network.id.short()) {
             changes.add_dummy(name);
         } else {
             let refuse = || NetError::NoParent { link: name.clone() };
@@ -198,6 +205,26 @@ impl Inner {
         }
         changes.set_alias(name, &self.mark());
         host.apply(changes).map_err(NetError::kernel(format!("make parent {name}")))
+    }
+
+    /// Distributions have ipvlan as a module, some kernels do not have it at all; better to know now than at the first
+    /// start of a container.
+    fn probe_ipvlan(&self, network: &NetworkRecord) -> Result<(), NetError> {
+        let name = &network.settings.link;
+        let kernel = |action: &str| NetError::kernel(format!("{action} {name}"));
+        let mut host = lock(&self.host);
+        let Some(parent) = host.link(name).map_err(kernel("look up"))? else { return Ok(()) };
+        let probe = format!("ip-{}", network.id.short());
+        let mut changes = Changes::default();
+        changes.add_ipvlan(&probe, parent.index, ipvlan_numbers(network), None);
+        match host.apply(changes) {
+            // EOPNOTSUPP
+            Err(error) if error.raw_os_error() == Some(95) => {
+                return Err(NetError::NoSuchLinks { driver: "ipvlan" });
+            }
+            made => made.map_err(kernel("make an ipvlan link on"))?,
+        }
+        ignore_absent(delete(&mut host, &probe)).map_err(kernel("delete the ipvlan link of"))
     }
 
     /// Takes the network's link away if we made it.
@@ -239,6 +266,16 @@ impl Inner {
                 }
             }
             Driver::Macvlan => self.add_macvlan(record, network, &sandbox).map_err(kernel("make"))?,
+            Driver::Ipvlan => {
+                let parent =
+                    lock(&self.host).link(&network.settings.link).map_err(kernel("look up the parent of"))?;
+                let parent =
+                    parent.ok_or_else(|| NetError::NoParent { link: network.settings.link.clone() })?;
+                let mut changes = Changes::default();
+                let ns = Some(sandbox.ns.as_fd());
+                changes.add_ipvlan(&record.ifname, parent.index, ipvlan_numbers(network), ns);
+                lock(&self.host).apply(changes).map_err(kernel("make"))?;
+            }
         }
         let listens = plan.resolves_names && !self.dns.serves(&record.container);
         if plan.ipv6 || listens || !plan.settings.is_empty() {
@@ -412,10 +449,30 @@ fn configure(route: &mut Rtnetlink, record: &EndpointRecord, plan: &Plan) -> io:
         changes.add_address(link.index, *address);
     }
     changes.set_up(link.index);
-    for default in &plan.routes {
+    if plan.device_route {
+        for address in &plan.addresses {
+            changes.set_device_route(link.index, address.addr().is_ipv6());
+        }
+    }
+    for default in plan.routes.iter().filter(|_| !plan.device_route) {
         changes.set_default_route(link.index, default.gateway);
     }
     route.apply(changes)
+}
+
+/// Mode and flags of ipvlan links.
+fn ipvlan_numbers(network: &NetworkRecord) -> (u16, u16) {
+    let mode = match network.settings.ipvlan {
+        IpvlanMode::L2 => 0,
+        IpvlanMode::L3 => 1,
+        IpvlanMode::L3s => 2,
+    };
+    let flag = match network.settings.macvlan {
+        MacvlanMode::Private => 1,
+        MacvlanMode::Vepa => 2,
+        MacvlanMode::Bridge | MacvlanMode::Passthru => 0,
+    };
+    (mode, flag)
 }
 
 fn filters_bridged_frames() -> bool {

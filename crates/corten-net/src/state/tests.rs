@@ -90,8 +90,8 @@ fn address_plans_are_filled_in_as_docker_does() {
     assert_eq!(plan(&|s| s.ipv4 = false).unwrap_err(), "IPv4 or IPv6 must be enabled");
     assert_eq!(plan(&|s| s.ipam_driver = "x".into()).unwrap_err(), "plugin \"x\" not found");
     assert_eq!(
-        plan(&|s| s.driver = "ipvlan".into()).unwrap_err(),
-        "network driver \"ipvlan\" is not supported by this engine"
+        plan(&|s| s.driver = "overlay".into()).unwrap_err(),
+        "network driver \"overlay\" is not supported by this engine"
     );
     // A failure leaves nothing taken.
     assert_eq!(plan(&|_| {}).unwrap(), ["172.19.0.0/16 172.19.0.1"]);

@@ -9,6 +9,7 @@
 mod bench;
 mod dns;
 mod firewalls;
+mod modes;
 mod networks;
 mod ports;
 mod world;
