@@ -8,6 +8,7 @@
 
 mod engine;
 mod measure;
+mod network;
 mod scenario;
 
 use std::process::ExitCode;
@@ -41,7 +42,12 @@ fn options() -> Result<Options> {
 }
 
 fn main() -> ExitCode {
-    match options().and_then(|o| run(&o)) {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let done = match network::program(&args) {
+        Some(done) => done,
+        None => options().and_then(|o| run(&o)),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("bench: {e:#}");

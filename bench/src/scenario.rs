@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::Options;
 use crate::engine::Engine;
 use crate::measure::{Row, median_ms};
+use crate::network;
 
 type Scenario = fn(&[Engine], usize) -> Result<Vec<Row>>;
 
@@ -23,6 +24,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("logs", logs),
     ("build", build),
     ("ship", ship),
+    ("paths", network::paths),
+    ("networks", network::changes),
+    ("ports", network::ports),
+    ("names", network::names),
 ];
 
 /// Runs all of them, or the one asked for.
@@ -42,7 +47,11 @@ pub fn run_all(engines: &[Engine], options: &Options) -> Result<Vec<Row>> {
 }
 
 /// `runs` rounds in which every engine does `once`; the medians.
-fn rounds(engines: &[Engine], runs: usize, once: impl Fn(&Engine) -> Result<Duration>) -> Vec<Option<f64>> {
+pub(crate) fn rounds(
+    engines: &[Engine],
+    runs: usize,
+    once: impl Fn(&Engine) -> Result<Duration>,
+) -> Vec<Option<f64>> {
     let mut samples: Vec<Vec<Duration>> = engines.iter().map(|_| Vec::new()).collect();
     let mut failed = vec![false; engines.len()];
     for round in 0..=runs {
@@ -66,14 +75,14 @@ fn rounds(engines: &[Engine], runs: usize, once: impl Fn(&Engine) -> Result<Dura
 }
 
 /// One measurement per engine.
-fn each(engines: &[Engine], once: impl Fn(&Engine) -> Result<f64>) -> Vec<Option<f64>> {
+pub(crate) fn each(engines: &[Engine], once: impl Fn(&Engine) -> Result<f64>) -> Vec<Option<f64>> {
     engines
         .iter()
         .map(|engine| once(engine).inspect_err(|e| eprintln!("{}: {e:#}", engine.name)).ok())
         .collect()
 }
 
-fn row(name: impl Into<String>, unit: &'static str, values: Vec<Option<f64>>) -> Row {
+pub(crate) fn row(name: impl Into<String>, unit: &'static str, values: Vec<Option<f64>>) -> Row {
     Row { name: name.into(), unit, values }
 }
 
@@ -116,17 +125,17 @@ fn exec(engines: &[Engine], runs: usize) -> Result<Vec<Row>> {
 }
 
 /// A kept-alive connection to an engine's socket.
-struct Api {
+pub(crate) struct Api {
     stream: BufReader<UnixStream>,
 }
 
 impl Api {
-    fn connect(engine: &Engine) -> Result<Self> {
+    pub(crate) fn connect(engine: &Engine) -> Result<Self> {
         let socket = engine.socket().context("podman is measured by its command line only")?;
         Ok(Self { stream: BufReader::new(UnixStream::connect(socket)?) })
     }
 
-    fn call(&mut self, method: &str, path: &str, body: &str) -> Result<String> {
+    pub(crate) fn call(&mut self, method: &str, path: &str, body: &str) -> Result<String> {
         let request = format!(
             "{method} /v1.41{path} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
