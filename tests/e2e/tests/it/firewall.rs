@@ -4,16 +4,16 @@ use corten_testkit::{Client, Daemon, DaemonOptions};
 
 /// All tables as text, without counters, elements in order.
 fn tables(daemon: &Daemon) -> String {
-    let output = daemon.in_netns("nft").args(["-s", "list", "ruleset"]).output().unwrap();
+    let output = daemon.in_netns("nft").args(["-s", "list", "ruleset"]).output().expect("nft");
     // Who has the table is known while a daemon runs.
-    let text = String::from_utf8(output.stdout).unwrap().replace(" # progname corten", "");
+    let text = String::from_utf8(output.stdout).expect("text").replace(" # progname corten", "");
     let text: Vec<&str> =
         text.lines().filter(|l| !matches!(l.trim_end(), "\tflags" | "\tflags owner")).collect();
     let text = text.join("\n");
     let mut parts = text.split("elements = {");
     let mut sorted = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let (elements, rest) = part.split_once('}').unwrap();
+        let (elements, rest) = part.split_once('}').expect("the end of the elements");
         let mut elements: Vec<&str> = elements.split(',').map(str::trim).collect();
         elements.sort_unstable();
         sorted += &format!("elements = {{ {} }}{rest}", elements.join(", "));
