@@ -2,6 +2,7 @@
 
 mod build;
 mod clients;
+mod conformance;
 mod demo;
 mod golden;
 mod packages;
@@ -19,6 +20,7 @@ const HELP: &str = "usage: cargo xtask COMMAND
   test                install what the tests need, run every test, print totals
   soak [MINUTES]      eight random clients while the daemon is killed every 20 seconds (10 minutes unless told)
   clients [ARGS…]     run docker-py's own integration tests against a daemon (fetches them once; ARGS for pytest)
+  conformance [NAME…] run the validation programs of the OCI against our runtime (needs Go)
   tidy                check the repository against its own rules
   transcript [ARGS…]  run the same command lines through docker's client and ours, and compare what they say
   golden [ARGS…]      compare a fresh daemon with the recorded answers of the reference engine
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         ["soak", minutes] => test::soak(minutes),
         ["clients", ..] => clients::run(&args[1..]),
         ["transcript", ..] => transcript(&args[1..]),
+        ["conformance", ..] => conformance::run_all(&args[1..]),
         ["tidy"] => tidy::run(),
         ["golden", ..] => golden::run(&args[1..]).map(drop),
         ["bench", ..] => build::bench(&args[1..]),

@@ -79,12 +79,19 @@ pub fn set_personality(domain: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(domain)) })
 }
 
-/// Gives the calling process a session keyring of this name, made if there is none.
+/// Gives the calling process the session keyring of this name, made if there is none; a later process of the same
+/// user finds it.
 ///
 /// # Errors
 /// Those of keyctl(2); `ENOSYS` for a kernel without keys.
 pub fn join_keyring(name: &std::ffi::CStr) -> io::Result<()> {
     const JOIN_SESSION_KEYRING: i32 = 1;
+    const SETPERM: i32 = 5;
+    // What a new one has (everything for who has it; view, read and link for its user), and search.
+    const PERMISSIONS: u32 = 0x3F1B_0000;
     // SAFETY: the name is NUL-terminated and lives during the call.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) })
+    let id = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) };
+    check(id)?;
+    // SAFETY: the call takes integers.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, SETPERM, id, PERMISSIONS) })
 }

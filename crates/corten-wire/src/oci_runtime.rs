@@ -449,6 +449,12 @@ pub struct Resources {
     /// Huge pages.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hugepage_limits: Vec<HugepageLimit>,
+    /// Marks of network packets (v1 only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkMarks>,
+    /// Remote direct memory access, by device.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rdma: BTreeMap<String, Rdma>,
     /// Files of cgroup v2 to write as they are.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unified: BTreeMap<String, String>,
@@ -523,6 +529,35 @@ pub struct Cpu {
     /// List of memory nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mems: Option<String>,
+}
+
+/// `linux.resources.network`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkMarks {
+    /// For the traffic controller and packet filters.
+    #[serde(rename = "classID", skip_serializing_if = "Option::is_none")]
+    pub class_id: Option<u32>,
+    /// By interface.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub priorities: Vec<InterfacePriority>,
+}
+
+/// `linux.resources.network.priorities[]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfacePriority {
+    pub name: String,
+    pub priority: u32,
+}
+
+/// `linux.resources.rdma.…`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rdma {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hca_handles: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hca_objects: Option<u32>,
 }
 
 /// `linux.resources.pids`.

@@ -50,10 +50,33 @@ pub(super) fn apply(group: &Cgroup, resources: &Resources) -> Result<(), CgroupE
             group.write("hugetlb", &file, &h.limit.to_string())?;
         }
     }
+    marks(group, resources)?;
     if v2 {
         for (file, value) in resources.unified.iter().filter(|(f, _)| !f.contains('/')) {
             group.write("", file, value)?;
         }
+    }
+    Ok(())
+}
+
+/// Network and remote memory. A machine without these controllers says that the file is not there.
+fn marks(group: &Cgroup, resources: &Resources) -> Result<(), CgroupError> {
+    if let Some(network) = &resources.network {
+        if let Some(class) = network.class_id {
+            group.write("net_cls", "net_cls.classid", &class.to_string())?;
+        }
+        for p in &network.priorities {
+            group.write("net_prio", "net_prio.ifpriomap", &format!("{} {}", p.name, p.priority))?;
+        }
+    }
+    for (device, limits) in &resources.rdma {
+        let mut line = device.clone();
+        for (name, value) in [("hca_handle", limits.hca_handles), ("hca_object", limits.hca_objects)] {
+            if let Some(value) = value {
+                line.push_str(&format!(" {name}={value}"));
+            }
+        }
+        group.write("rdma", "rdma.max", &line)?;
     }
     Ok(())
 }

@@ -1,9 +1,8 @@
 //! The last steps: limits, identity, capabilities, seccomp, and the program itself.
 //!
 //! The order matters. Groups and user are set while everything is still permitted; the program is looked up as
-//! that user; the seccomp filter comes late, so that it needs to allow nothing but capset, prctl, close_range
-//! and execve; the final capabilities come after it, because installing a filter without no-new-privileges
-//! needs `CAP_SYS_ADMIN`.
+//! that user; the seccomp filter comes late, so that it needs to allow nothing but capset, prctl and execve; the
+//! final capabilities come after it, because installing a filter without no-new-privileges needs `CAP_SYS_ADMIN`.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -67,6 +66,11 @@ pub(super) fn run(program: &Program<'_>) -> Result<Infallible, StepError> {
     )
     .map_err(fail)?;
     enter_directory(&process.cwd)?;
+    if let (true, Some(alone)) = (process.args.is_empty(), program.alone) {
+        // Something can be created without a program, but not started.
+        wait_at_door(program, alone)?;
+        return Err(StepError::new("exec", "process property must not be empty"));
+    }
     let path = look_up(&process.args, &env)?;
     program.labels.apply()?;
     if process.no_new_privileges {
@@ -86,19 +90,22 @@ pub(super) fn run(program: &Program<'_>) -> Result<Infallible, StepError> {
         wait_at_door(program, alone)?;
     }
     let env = c_strings(&env)?;
-    if let Some(filter) = program.seccomp {
+    let preserved = program.alone.map_or(0, |a| a.preserve);
+    process::close_on_exec_from(3 + preserved).map_err(|e| StepError::os("exec", "close_range", &e))?;
+    // Without new privileges anybody may install a filter: then it comes last of all.
+    let early = program.seccomp.filter(|_| !process.no_new_privileges);
+    let late = program.seccomp.filter(|_| process.no_new_privileges);
+    if let Some(filter) = early {
         super::notify::install(filter, program.report)?;
     }
     caps::set(sets.effective & permitted, sets.permitted & permitted, inheritable).map_err(fail)?;
     caps::set_ambient(sets.ambient & inheritable & sets.permitted & permitted).map_err(fail)?;
-    let preserved = match program.alone {
-        Some(alone) => alone.preserve,
-        None => {
-            caps::die_with_parent().map_err(|e| StepError::os("exec", "prctl", &e))?;
-            0
-        }
-    };
-    process::close_on_exec_from(3 + preserved).map_err(|e| StepError::os("exec", "close_range", &e))?;
+    if program.alone.is_none() {
+        caps::die_with_parent().map_err(|e| StepError::os("exec", "prctl", &e))?;
+    }
+    if let Some(filter) = late {
+        super::notify::install(filter, program.report)?;
+    }
     let error = process::exec(&path, &args, &env);
     if program.own_init.is_some() && error.kind() == io::ErrorKind::NotFound {
         // A development build needs a loader that the container does not have: be init without executing it.

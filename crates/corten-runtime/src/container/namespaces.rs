@@ -60,15 +60,20 @@ impl Namespaces {
                 (NamespaceKind::Time, Some(path)) => all.clocks = Some(Clocks::Join(open(path)?)),
                 (NamespaceKind::Cgroup, None) => all.cgroup = true,
                 (NamespaceKind::Pid, Some(path)) => all.pid = Some(open(path)?),
-                (NamespaceKind::Mount, Some(_)) => {
-                    return error("joining a mount namespace is not supported");
-                }
                 (kind, None) => all.new |= bit(kind),
                 (kind, Some(path)) => all.join.push((open(path)?, bit(kind))),
             }
         }
-        if all.new & namespace::MOUNT == 0 {
-            return error("a container needs a mount namespace of its own");
+        let hidden = !(linux.masked_paths.is_empty() && linux.readonly_paths.is_empty());
+        if all.new & namespace::MOUNT == 0 && hidden {
+            return error("unable to restrict sys entries without a private MNT namespace");
+        }
+        let readonly = spec.root.as_ref().is_some_and(|r| r.readonly);
+        if all.new & namespace::MOUNT == 0 && (readonly || !spec.mounts.is_empty()) {
+            return error("mounts and a read-only root need a mount namespace of the container's own");
+        }
+        if all.new & namespace::MOUNT == 0 && all.staged() {
+            return error("a user or time namespace needs a mount namespace of its own");
         }
         if !linux.time_offsets.is_empty() && !matches!(all.clocks, Some(Clocks::New(_))) {
             return error("time namespace offsets need a new time namespace");
@@ -80,6 +85,11 @@ impl Namespaces {
         }
         all.maps = maps(&spec.mounts)?;
         Ok(all)
+    }
+
+    /// It has a mount namespace of its own, and with that the configuration's root and mounts.
+    pub(super) fn has_root(&self) -> bool {
+        self.new & namespace::MOUNT != 0
     }
 
     /// The first process cannot be made straight by its creator, see [`super::stage`].

@@ -57,8 +57,10 @@ pub(super) fn parse(fstype: &str, options: &[String]) -> Result<Options, String>
             }
         }
     }
-    if all.bind && !all.data.is_empty() {
-        return Err(format!("invalid mount option {:?}", all.data[0]));
+    if all.bind {
+        // COMPAT: what is for a file system says nothing to one that is there already; mount(2) ignores it, and so do
+        // runc and crun.
+        all.data.clear();
     }
     Ok(all)
 }
@@ -107,6 +109,6 @@ mod tests {
         let o = parse("ro,rw,size=64k,mode=700,strictatime").unwrap();
         assert_eq!(o.data, ["size=64k", "mode=700"]);
         assert_eq!(o.change.set, attr::STRICTATIME);
-        assert!(parse("bind,size=3").is_err() && parse("tmpcopyup").is_err());
+        assert!(parse("bind,size=3").unwrap().data.is_empty() && parse("tmpcopyup").is_err());
     }
 }

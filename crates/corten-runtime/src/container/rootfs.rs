@@ -201,6 +201,27 @@ fn cgroup_v1(plan: &Plan<'_>, tmpfs: BorrowedFd<'_>, options: &Options) -> io::R
     Ok(())
 }
 
+/// Writes kernel settings through a procfs that is known, or a new one.
+pub(super) fn write_settings<'a>(
+    proc: Option<BorrowedFd<'_>>,
+    settings: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Result<(), StepError> {
+    let mut own = None;
+    for (name, value) in settings {
+        let fail = |e: io::Error| StepError::os("sysctl", format!("write sysctl key {name}"), &e);
+        let proc = match (proc, &own) {
+            (Some(proc), _) => proc,
+            (None, Some(own)) => OwnedFd::as_fd(own),
+            (None, None) => {
+                let made = own.insert(mount::new("proc", "proc", &[], 0).map_err(fail)?);
+                OwnedFd::as_fd(made)
+            }
+        };
+        write_setting(proc, name, value).map_err(fail)?;
+    }
+    Ok(())
+}
+
 /// Writes one kernel setting below a procfs.
 pub(super) fn write_setting(proc: BorrowedFd<'_>, name: &str, value: &str) -> io::Result<()> {
     // A name with slashes may have dots in its parts (`net/ipv4/conf/eth0.1/forwarding`).
@@ -217,16 +238,7 @@ impl Prepared {
         &self,
         settings: impl Iterator<Item = (&'a String, &'a String)>,
     ) -> Result<(), StepError> {
-        let mut own = None;
-        for (name, value) in settings {
-            let fail = |e: io::Error| StepError::os("sysctl", format!("write sysctl key {name}"), &e);
-            let proc = match (&self.proc, &own) {
-                (Some(proc), _) | (None, Some(proc)) => proc,
-                (None, None) => own.insert(mount::new("proc", "proc", &[], 0).map_err(fail)?),
-            };
-            write_setting(proc.as_fd(), name, value).map_err(fail)?;
-        }
-        Ok(())
+        write_settings(self.proc.as_ref().map(AsFd::as_fd), settings)
     }
 
     /// Hides paths: files behind the null device, directories behind one empty read-only tmpfs.

@@ -93,52 +93,9 @@ pub(super) fn container(
     // The program that becomes the container's init is this very one, which lives in a sealed memfd.
     let own_program = plan.init.then(|| File::open("/proc/self/exe")).transpose();
     let own_program = own_program.map_err(|e| StepError::os("init", "open init", &e))?;
-    let sources = match sources {
-        Some(sources) => sources,
-        None => Sources::open(plan, namespaces)?,
-    };
-    let made = rootfs::prepare(plan, sources)?;
-    let root = made.root.as_fd();
-    name_host(plan)?;
-    let identity = identity(plan.process, plan.user, root)?;
-    let slave = match &stdio {
-        ChildStdio::Terminal { size } => {
-            let devpts = made.devpts.as_ref().map(AsFd::as_fd);
-            let slave = terminal(root, devpts, *size, socket)?;
-            if let Some(dev) = &made.dev {
-                super::devices::console(dev.as_fd(), slave.as_fd())
-                    .map_err(|e| StepError::os("console", "mount /dev/console", &e))?;
-            }
-            Some(slave)
-        }
-        ChildStdio::Pipes { .. } | ChildStdio::Inherited => None,
-    };
-    if let (Some(alone), Some(pid)) = (hooks, pid) {
-        hooks_before_root(alone, plan.process, pid, socket)?;
-    }
-    take_stdio(stdio, slave, &identity)?;
+    let way = Way { plan, namespaces, stdio, socket, hooks: hooks.zip(pid) };
+    let (root, identity) = if namespaces.has_root() { way.own_root(sources)? } else { way.found_root()? };
     let linux = plan.spec.linux.as_ref();
-    let done = namespaces.user.is_some() && namespaces.new & process::namespace::NET == 0;
-    let settings = linux.iter().flat_map(|l| &l.sysctl);
-    made.sysctls(settings.filter(|(name, _)| !(done && stage::is_of_network(name))))?;
-    path::ensure(root, &plan.process.cwd, path::Make::Directory, Mode::from_raw_mode(0o755))
-        .map_err(|e| StepError::os("cwd", format!("mkdir {}", plan.process.cwd.display()), &e))?;
-    if let Some(linux) = linux {
-        made.protect(&linux.readonly_paths)?;
-        made.mask(&linux.masked_paths)?;
-    }
-    let finish = |e: std::io::Error| StepError::os("rootfs", "error finishing rootfs", &e);
-    if plan.spec.root.as_ref().is_some_and(|r| r.readonly) {
-        mount::change(root, Change { set: attr::RDONLY, ..Change::default() }, false).map_err(finish)?;
-    }
-    mount::enter_root(root).map_err(|e| StepError::os("pivot_root", "pivot_root", &e))?;
-    // Only now: nothing of what was made above shall have spread.
-    let propagation = match linux.map(|l| l.rootfs_propagation.as_str()) {
-        Some("shared" | "rshared") => Some(Propagation::Shared),
-        Some("unbindable" | "runbindable") => Some(Propagation::Unbindable),
-        _ => None,
-    };
-    mount::change(root, Change { propagation, ..Change::default() }, false).map_err(finish)?;
     let pid = pid.map_or_else(|| joined(socket), Ok)?;
     become_program::run(&Program {
         process: plan.process,
@@ -146,12 +103,101 @@ pub(super) fn container(
         labels: &labels,
         identity: &identity,
         seccomp: plan.seccomp,
-        root,
+        root: root.as_fd(),
         own_init: own_program.as_ref().map(AsFd::as_fd),
         alone: plan.alone,
         report: socket,
         pid,
     })
+}
+
+/// From the namespaces to the root directory that the program sees.
+struct Way<'a> {
+    plan: &'a Plan<'a>,
+    namespaces: &'a Namespaces,
+    stdio: ChildStdio,
+    socket: BorrowedFd<'a>,
+    /// What is to be run before the root is entered, and this process's number.
+    hooks: Option<(&'a super::Alone<'a>, i32)>,
+}
+
+impl Way<'_> {
+    /// Makes the configuration's root and mounts, and enters them.
+    fn own_root(self, sources: Option<Sources>) -> Result<(OwnedFd, Identity), StepError> {
+        let linux = self.plan.spec.linux.as_ref();
+        let sources = match sources {
+            Some(sources) => sources,
+            None => Sources::open(self.plan, self.namespaces)?,
+        };
+        let made = rootfs::prepare(self.plan, sources)?;
+        let root = made.root.as_fd();
+        name_host(self.plan)?;
+        let identity = identity(self.plan.process, self.plan.user, root)?;
+        let slave = match &self.stdio {
+            ChildStdio::Terminal { size } => {
+                let devpts = made.devpts.as_ref().map(AsFd::as_fd);
+                let slave = terminal(root, devpts, *size, self.socket)?;
+                if let Some(dev) = &made.dev {
+                    super::devices::console(dev.as_fd(), slave.as_fd())
+                        .map_err(|e| StepError::os("console", "mount /dev/console", &e))?;
+                }
+                Some(slave)
+            }
+            ChildStdio::Pipes { .. } | ChildStdio::Inherited => None,
+        };
+        if let Some((alone, pid)) = self.hooks {
+            hooks_before_root(alone, self.plan.process, pid, self.socket)?;
+        }
+        take_stdio(self.stdio, slave, &identity)?;
+        let done = self.namespaces.user.is_some() && self.namespaces.new & process::namespace::NET == 0;
+        let settings = linux.iter().flat_map(|l| &l.sysctl);
+        made.sysctls(settings.filter(|(name, _)| !(done && stage::is_of_network(name))))?;
+        path::ensure(root, &self.plan.process.cwd, path::Make::Directory, Mode::from_raw_mode(0o755))
+            .map_err(|e| StepError::os("cwd", format!("mkdir {}", self.plan.process.cwd.display()), &e))?;
+        if let Some(linux) = linux {
+            made.protect(&linux.readonly_paths)?;
+            made.mask(&linux.masked_paths)?;
+        }
+        let finish = |e: std::io::Error| StepError::os("rootfs", "error finishing rootfs", &e);
+        if self.plan.spec.root.as_ref().is_some_and(|r| r.readonly) {
+            mount::change(root, Change { set: attr::RDONLY, ..Change::default() }, false).map_err(finish)?;
+        }
+        mount::enter_root(root).map_err(|e| StepError::os("pivot_root", "pivot_root", &e))?;
+        // Only now: nothing of what was made above shall have spread.
+        let propagation = match linux.map(|l| l.rootfs_propagation.as_str()) {
+            Some("shared" | "rshared") => Some(Propagation::Shared),
+            Some("unbindable" | "runbindable") => Some(Propagation::Unbindable),
+            _ => None,
+        };
+        mount::change(root, Change { propagation, ..Change::default() }, false).map_err(finish)?;
+        Ok((made.root, identity))
+    }
+
+    /// Without a mount namespace of its own the container is in its creator's, or one that it joined, and its root is
+    /// a directory there. Nothing is mounted: it would be for everybody in that namespace.
+    fn found_root(self) -> Result<(OwnedFd, Identity), StepError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fail = |e: rustix::io::Errno| StepError::os("rootfs", "error preparing rootfs", &e.into());
+        let corten_wire::shim::Rootfs::Path(path) = self.plan.rootfs else {
+            return Err(StepError::new("rootfs", "layers need a mount namespace of the container's own"));
+        };
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(fail)?;
+        name_host(self.plan)?;
+        let identity = identity(self.plan.process, self.plan.user, root.as_fd())?;
+        let slave = match &self.stdio {
+            ChildStdio::Terminal { size } => Some(terminal(root.as_fd(), None, *size, self.socket)?),
+            ChildStdio::Pipes { .. } | ChildStdio::Inherited => None,
+        };
+        if let Some((alone, pid)) = self.hooks {
+            hooks_before_root(alone, self.plan.process, pid, self.socket)?;
+        }
+        take_stdio(self.stdio, slave, &identity)?;
+        let settings = self.plan.spec.linux.iter().flat_map(|l| &l.sysctl);
+        rootfs::write_settings(None, settings)?;
+        rustix::process::fchdir(&root).map_err(fail)?;
+        rustix::process::chroot(".").map_err(fail)?;
+        Ok((root, identity))
+    }
 }
 
 /// Lets the creator run its hooks, then runs those that belong into these namespaces.

@@ -54,6 +54,13 @@ pub(super) fn start(context: &Context, given: &Arguments) -> Result<(), OciError
             return Err(OciError::refused("cannot start an already running container"));
         }
     }
+    // Before the door: behind it the program may have ended by the time that one looks.
+    let (filter, state) = (filter_of(&container.record.spec)?, container.record.state());
+    let Some(pidfd) = container.init() else {
+        return Err(OciError::refused("cannot start a container that has stopped"));
+    };
+    let init = Child { pid: container.record.pid, pidfd };
+    let answers = Answers::of(filter.as_ref(), &state);
     let door = container.dir.join(DOOR_NAME);
     let visitor = seqpacket::connect(&door).map_err(|e| match e.kind() {
         std::io::ErrorKind::ConnectionRefused => {
@@ -61,12 +68,6 @@ pub(super) fn start(context: &Context, given: &Arguments) -> Result<(), OciError
         }
         _ => OciError::io("connect to the container's init")(e),
     })?;
-    let (filter, state) = (filter_of(&container.record.spec)?, container.record.state());
-    let Some(pidfd) = container.init() else {
-        return Err(OciError::refused("cannot start a container that has stopped"));
-    };
-    let init = Child { pid: container.record.pid, pidfd };
-    let answers = Answers::of(filter.as_ref(), &state);
     let released = container::release(visitor.as_fd(), &init, answers.as_ref());
     corten_base::fs::ensure_absent(&door).map_err(|e| OciError::refused(e.to_string()))?;
     released.map_err(|step| OciError::Step { verb: "start", step })?;
@@ -77,6 +78,9 @@ pub(super) fn start(context: &Context, given: &Arguments) -> Result<(), OciError
 pub(super) fn run(context: &Context, given: &Arguments) -> Result<i32, OciError> {
     let detach = given.has("detach");
     let draft = Draft::new(context, given, detach)?;
+    if draft.record.spec.process.is_none() {
+        return Err(draft.abandon(OciError::refused("process property must not be empty")));
+    }
     if !detach && !given.has("no-subreaper") {
         corten_sys::caps::adopt_orphans().map_err(OciError::io("prctl"))?;
     }
@@ -152,11 +156,11 @@ impl Draft {
         let bundle = absolute(given.value("bundle").filter(|b| !b.is_empty()).unwrap_or("."))?;
         // Relative paths in the configuration begin there, and those of flags must not.
         let (mut spec, rootfs) = config::bundle(&bundle)?;
-        let Some(process) = spec.process.as_mut() else {
-            return Err(OciError::refused("process property must not be empty"));
-        };
-        pass_sockets(process);
-        let process = process.clone();
+        if let Some(process) = spec.process.as_mut() {
+            pass_sockets(process);
+        }
+        let process = spec.process.clone();
+        let process = process.unwrap_or_else(|| Process { cwd: "/".into(), ..Process::default() });
         let terminal = Terminal::of(given, process.terminal, detach)?;
         let pid_file = pid_file(given)?;
         let cgroup = Cgroup::at(&cgroup_path(&spec, id)?)?;
