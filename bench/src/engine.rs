@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +19,7 @@ pub struct Engine {
     pub cold_start: Option<Duration>,
     dir: PathBuf,
     netns: String,
-    daemon: Option<Child>,
+    daemon: Mutex<Option<Child>>,
 }
 
 fn quiet(command: &mut Command) -> Result<String> {
@@ -48,10 +49,11 @@ impl Engine {
         std::fs::create_dir_all(&dir)?;
         let netns = format!("ctb{}{}", std::process::id(), &name[..1]);
         quiet(Command::new("ip").args(["netns", "add", &netns]))?;
-        let mut engine = Self { name: name.to_owned(), cold_start: None, dir, netns, daemon: None };
+        let mut engine =
+            Self { name: name.to_owned(), cold_start: None, dir, netns, daemon: Mutex::new(None) };
         quiet(engine.inside("ip").args(["link", "set", "lo", "up"]))?;
         if name != "podman" {
-            engine.start_daemon(&program)?;
+            engine.cold_start = Some(engine.start_daemon(&program)?);
         }
         // podman's own default asks for more open files than this process may grant.
         std::fs::write(
@@ -82,7 +84,28 @@ impl Engine {
         command
     }
 
-    fn start_daemon(&mut self, program: &Path) -> Result<()> {
+    /// Kills the daemon and starts it again: the time until it answers.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn restart(&self) -> Result<Duration> {
+        if let Some(mut daemon) = self.daemon().take() {
+            daemon.kill()?;
+            daemon.wait()?;
+        }
+        let program = if self.name == "corten" {
+            corten_testkit::daemon::bin_dir().join("corten")
+        } else {
+            PathBuf::from("/usr/sbin/dockerd")
+        };
+        self.start_daemon(&program)
+    }
+
+    fn daemon(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_daemon(&self, program: &Path) -> Result<Duration> {
         let log = std::fs::File::create(self.dir.join("log"))?;
         let mut command = self.inside(program);
         if self.name == "corten" {
@@ -98,7 +121,7 @@ impl Engine {
             .stdout(log.try_clone()?)
             .stderr(log);
         let begin = Instant::now();
-        self.daemon = Some(command.spawn()?);
+        *self.daemon() = Some(command.spawn()?);
         let socket = self.dir.join("s");
         while UnixStream::connect(&socket).is_err()
             || http::request(&socket, "GET", "/_ping", None).map_or(true, |r| r.status != 200)
@@ -111,8 +134,7 @@ impl Engine {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.cold_start = Some(begin.elapsed());
-        Ok(())
+        Ok(begin.elapsed())
     }
 
     /// A client command: docker's own client for docker, ours for Corten.
@@ -232,7 +254,7 @@ impl Drop for Engine {
                 self.say(&["rm", "-f", "-v", id]).ok();
             }
         }
-        if let Some(mut daemon) = self.daemon.take() {
+        if let Some(mut daemon) = self.daemon().take() {
             Command::new("kill").args(["-TERM", &daemon.id().to_string()]).status().ok();
             daemon.wait().ok();
         }

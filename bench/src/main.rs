@@ -6,6 +6,8 @@
 //! scenario, so that what else the machine does hits all alike. Medians; the table goes to standard output and,
 //! as JSON, to `bench/out/last.json`. Nothing here is a test: a slow machine fails nothing.
 
+mod api;
+mod crowd;
 mod engine;
 mod measure;
 mod network;

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::api::Api;
 use crate::engine::Engine;
 use crate::measure::{Row, median_ms};
-use crate::scenario::{Api, each, rounds, row};
+use crate::scenario::{each, rounds, row};
 
 /// Bytes of a throughput measurement.
 const BYTES: usize = 512 << 20;

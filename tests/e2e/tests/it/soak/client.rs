@@ -41,6 +41,8 @@ struct Model {
     port: Option<u16>,
     /// Born on the client's own network, which it must then not leave.
     at_home: bool,
+    /// `--restart unless-stopped`.
+    restarts: bool,
     state: State,
     /// How often it may have been started.
     starts: u32,
@@ -152,7 +154,8 @@ impl Client {
             Answer::Status(status, body) => {
                 self.wrong(which, &format!("{action}: {status} {}", String::from_utf8_lossy(&body)));
             }
-            // A restart is a stop and a start.
+            // Cut short, a restart is a stop that nobody asked for: the policy brings the container back.
+            Answer::Gone if from == to && self.models[which].restarts => self.settle(which, &[to]),
             Answer::Gone => self.settle(which, &[from, to, State::Exited]),
         }
     }
@@ -224,6 +227,7 @@ impl Client {
         let path = format!("/containers/create?name={}", self.models[which].name);
         self.models[which].port = published.then_some(port);
         self.models[which].at_home = network == self.network;
+        self.models[which].restarts = policy != "no";
         self.models[which].starts = 0;
         match self.world.call("POST", &path, Some(&body)) {
             Answer::Status(201, _) => self.expect(which, State::Created),
