@@ -11,7 +11,7 @@ mod stats;
 mod task;
 mod top;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use corten_base::Id;
 use corten_runtime::client::{CallResult, News, Shim, ShimError};
@@ -27,7 +27,8 @@ pub use self::attach::{AttachSpec, Attached, DetachKeys};
 pub(crate) use self::attach::{Pipes, Terminal, ending};
 pub use self::files::{ByteStream, CommitSpec, PutOptions};
 pub(crate) use self::launch::{
-    Run, destroy_cgroup, load_run, load_state, load_transient, read_exit, sweep_orphan, write_transient,
+    Run, destroy_cgroup, load_run, load_state, load_transient, read_exit, sweep_orphan, was_left_running,
+    write_transient,
 };
 pub(crate) use self::network::{check_endpoint, check_endpoints};
 use self::phase::{Answer, Event, Refusal};
@@ -94,11 +95,18 @@ pub struct Container {
 struct Entry {
     id: Id,
     shared: Arc<Shared>,
-    mail: mpsc::Sender<Mail>,
-    news: mpsc::UnboundedSender<News>,
-    view: watch::Receiver<Arc<ContainerView>>,
+    /// To its task, while it has one.
+    lines: Mutex<Option<Lines>>,
+    view: watch::Sender<Arc<ContainerView>>,
     /// While it runs. Requests that change no state go to the shim directly.
     shim: Arc<Mutex<Option<Shim>>>,
+}
+
+/// The ends that others hold of a task's channels.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    mail: mpsc::Sender<Mail>,
+    news: mpsc::UnboundedSender<News>,
 }
 
 impl Container {
@@ -132,7 +140,9 @@ impl Container {
 
     /// Called by the monitor's thread.
     pub(crate) fn tell(&self, news: News) {
-        let _gone = self.entry.news.send(news);
+        if let Some(lines) = self.lines().as_ref() {
+            let _gone = lines.news.send(news);
+        }
     }
 
     /// The shim, if the container runs.
@@ -144,8 +154,41 @@ impl Container {
     pub(crate) async fn send<T>(&self, mail: impl FnOnce(oneshot::Sender<Result<T>>) -> Mail) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let gone = || Error::NoSuchContainer(self.id().to_string());
-        self.entry.mail.send(mail(reply)).await.map_err(|_| gone())?;
+        if !self.post(mail(reply)).await {
+            return Err(gone());
+        }
         answer.await.map_err(|_| gone())?
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Option<Lines>> {
+        self.entry.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self) -> watch::Receiver<Arc<ContainerView>> {
+        self.entry.view.subscribe()
+    }
+
+    /// Brings mail to the task, which is woken if it sleeps. False: the container is gone.
+    pub(crate) async fn post(&self, mut mail: Mail) -> bool {
+        loop {
+            let line = {
+                let mut lines = self.lines();
+                if self.entry.view.borrow().gone {
+                    return false;
+                }
+                let line = &lines.get_or_insert_with(|| task::wake(self)).mail;
+                match line.try_send(mail) {
+                    Ok(()) => return true,
+                    Err(mpsc::error::TrySendError::Closed(_)) => return false,
+                    Err(mpsc::error::TrySendError::Full(back)) => {
+                        mail = back;
+                        line.clone()
+                    }
+                }
+            };
+            // Not under the lock. The task may have gone to sleep when there is room.
+            let _room_or_asleep = line.reserve().await;
+        }
     }
 
     async fn ask(&self, event: Event) -> Result<Answer> {
@@ -191,7 +234,7 @@ impl Container {
     /// A bad signal.
     pub async fn stop(&self, signal: Option<&str>, timeout: Option<i64>) -> Result<Outcome> {
         let signal = parse_signal(signal)?;
-        let mut view = self.entry.view.clone();
+        let mut view = self.watch();
         let before = view.borrow().exits;
         let outcome = self.done(Event::Stop { signal, timeout }).await?;
         if outcome == Outcome::Done {
@@ -206,7 +249,7 @@ impl Container {
     /// As [`Container::stop`] and [`Container::start`].
     pub async fn restart(&self, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
         let signal = parse_signal(signal)?;
-        let mut view = self.entry.view.clone();
+        let mut view = self.watch();
         let before = view.borrow().clone();
         self.done(Event::Restart { signal, timeout }).await?;
         let after = settled(&mut view, |v| {
@@ -233,7 +276,7 @@ impl Container {
             text: format!("cannot kill container: {}: {}", self.id(), e.chain()),
         };
         let number = parse_signal(signal).map_err(prefix)?.unwrap_or(signal::KILL);
-        let mut view = self.entry.view.clone();
+        let mut view = self.watch();
         let before = view.borrow().exits;
         self.done(Event::Kill { signal: number }).await.map_err(prefix)?;
         if number == signal::KILL {
@@ -262,7 +305,7 @@ impl Container {
     /// A future that ends when the condition holds. It begins to look now, so that nothing is missed that happens
     /// before it is polled.
     pub fn wait(&self, condition: WaitCondition) -> impl Future<Output = WaitResponse> + Send + 'static {
-        let mut view = self.entry.view.clone();
+        let mut view = self.watch();
         let before = view.borrow_and_update().exits;
         let first = view.borrow().clone();
         async move {
@@ -355,7 +398,7 @@ impl Container {
         if options.link {
             return Err(forbidden(format!("Cannot get parent /{} for name", self.name())));
         }
-        let mut view = self.entry.view.clone();
+        let mut view = self.watch();
         let answer = self.send(|reply| Mail::Remove { options, reply }).await?;
         match answer {
             Answer::Refused(Refusal::InUse(state)) => {
@@ -444,7 +487,7 @@ impl Container {
         let source = LogSource { path: paths.log, tty: view.record.config.tty, line_frames: query.follow };
         let mut query = query.clone();
         query.follow &= view.is_running();
-        let (exits, watch) = (view.exits, self.entry.view.clone());
+        let (exits, watch) = (view.exits, self.watch());
         Ok(corten_logs::read(source, &query, move || {
             let now = watch.borrow();
             now.exits != exits || !now.is_running() || now.gone
@@ -477,7 +520,7 @@ impl Container {
 
     /// The daemon ends: stopped, but not by a person, so that the restart policy starts it again.
     pub(crate) async fn stop_for_shutdown(&self) {
-        let mut view = self.entry.view.clone();
+        let mut view = self.watch();
         let before = view.borrow().exits;
         if matches!(self.done(Event::Shutdown).await, Ok(Outcome::Done)) {
             settled(&mut view, |v| v.gone || v.exits > before || !busy(v)).await;
@@ -554,6 +597,15 @@ pub(crate) fn exited(state: &crate::StateRecord) -> Phase {
         oom: state.oom_killed,
         at: i128::from(state.finished_ns),
     })
+}
+
+/// The phase of a container that does not run and is not being removed.
+pub(crate) fn resting(state: &crate::StateRecord) -> Phase {
+    if state.standing == crate::record::Standing::Created && state.error.is_empty() {
+        Phase::Created
+    } else {
+        exited(state)
+    }
 }
 
 /// The phase of a container that a record says was running.

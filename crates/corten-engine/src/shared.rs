@@ -1,8 +1,10 @@
 //! What all tasks of one engine share: owners of other facts, the index of containers, the writer of states.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 
 use corten_base::Id;
 use corten_base::db::{Commit, Db};
@@ -10,6 +12,8 @@ use corten_base::event::Bus;
 use corten_image::Images;
 use corten_runtime::cgroup::FastJoins;
 use corten_runtime::client::{Launcher, Monitor};
+use corten_wire::api::host_config::HostConfig;
+use corten_wire::api::network::EndpointSettings;
 use tokio::sync::mpsc;
 
 use crate::config::EngineConfig;
@@ -17,7 +21,7 @@ use crate::container::Container;
 use crate::error::{Error, Result, invalid};
 use crate::exec::ExecEntry;
 use crate::networks::Networks;
-use crate::record::{STATES, StateRecord};
+use crate::record::{ContainerRecord, MountRecord, STATES, StateRecord};
 use crate::validate::Host;
 use crate::view::Paths;
 use crate::volumes::Volumes;
@@ -41,7 +45,36 @@ pub(crate) struct Shared {
     pub(crate) host: Host,
     pub(crate) states: mpsc::UnboundedSender<StateWrite>,
     index: RwLock<Index>,
+    hosts: Pool<HostConfig>,
+    endpoints: Pool<BTreeMap<String, EndpointSettings>>,
+    mounts: Pool<Vec<MountRecord>>,
     execs: Mutex<HashMap<String, Arc<ExecEntry>>>,
+}
+
+/// Values that many containers have in common are kept once. Only the latest are compared with: containers come in
+/// series.
+#[derive(Debug)]
+struct Pool<T>(Mutex<VecDeque<Weak<T>>>);
+
+impl<T> Default for Pool<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: PartialEq> Pool<T> {
+    const LATEST: usize = 16;
+
+    fn share(&self, value: Arc<T>) -> Arc<T> {
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = latest.iter().filter_map(Weak::upgrade).find(|known| *known == value) {
+            return same;
+        }
+        latest.retain(|known| known.strong_count() > 0);
+        latest.truncate(Self::LATEST - 1);
+        latest.push_front(Arc::downgrade(&value));
+        value
+    }
 }
 
 #[derive(Debug, Default)]
@@ -77,8 +110,19 @@ impl Shared {
             host: Host::read(),
             states,
             index: RwLock::default(),
+            hosts: Pool::default(),
+            endpoints: Pool::default(),
+            mounts: Pool::default(),
             execs: Mutex::default(),
         }
+    }
+
+    /// The same record, with what it has in common with others kept once.
+    pub(crate) fn compact(&self, mut record: ContainerRecord) -> ContainerRecord {
+        record.host = self.hosts.share(record.host);
+        record.networks = self.endpoints.share(record.networks);
+        record.mounts = self.mounts.share(record.mounts);
+        record
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
@@ -250,5 +294,21 @@ async fn commit(db: &Db, batch: Vec<StateWrite>, commit: Commit) {
     .await;
     if let Ok(Err(error)) = written {
         tracing::error!(error = error.chain(), "states of containers cannot be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_values_are_kept_once() {
+        let pool: Pool<String> = Pool::default();
+        let first = pool.share(Arc::new("a".to_owned()));
+        for i in 0..Pool::<String>::LATEST - 1 {
+            drop(pool.share(Arc::new(i.to_string())));
+        }
+        assert!(Arc::ptr_eq(&first, &pool.share(Arc::new("a".to_owned()))));
+        assert_eq!(*pool.share(Arc::new("b".to_owned())), "b");
     }
 }

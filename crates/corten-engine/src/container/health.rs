@@ -85,7 +85,7 @@ impl Check {
             }
             let health =
                 Health { status: status.clone(), failing_streak: streak, log: log.iter().cloned().collect() };
-            if container.entry.mail.send(Mail::Health(Arc::new(health))).await.is_err() {
+            if !container.view().is_running() || !container.post(Mail::Health(Arc::new(health))).await {
                 return;
             }
             if status != before {

@@ -50,6 +50,11 @@ const STATE: &str = "state.json";
 const SHM: &str = "shm";
 const TRANSIENT: &str = "record.json";
 
+/// Whether a run was not cleaned up after: the last thing that [`clean_up`] does is to remove its description.
+pub(crate) fn was_left_running(dir: &Path) -> bool {
+    dir.join(RUN).exists()
+}
+
 /// `exit.json` of a run directory.
 pub(crate) fn read_exit(dir: &Path) -> Option<Exit> {
     let text = std::fs::read(dir.join(shim::EXIT_NAME)).ok()?;
@@ -406,14 +411,18 @@ fn log_options(record: &ContainerRecord) -> Result<(corten_logs::Options, corten
     Ok((corten_logs::Options::parse(&log.kind, &log.config)?, info))
 }
 
+/// Whether its log goes elsewhere. Most do not.
+pub(crate) fn has_receiver(record: &ContainerRecord) -> bool {
+    !matches!(record.host.log_config.kind.as_str(), "json-file" | "local" | "none")
+}
+
 /// The delivery of its log to the driver's receiver, if it has one. `probe`: the receiver must be there.
 pub(crate) fn delivery(
     shared: &Shared,
     record: &ContainerRecord,
     probe: bool,
 ) -> Result<Option<corten_logs::Job>> {
-    // Most containers have none.
-    if matches!(record.host.log_config.kind.as_str(), "json-file" | "local" | "none") {
+    if !has_receiver(record) {
         return Ok(None);
     }
     let (options, info) = log_options(record)?;

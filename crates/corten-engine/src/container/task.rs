@@ -2,6 +2,10 @@
 //!
 //! # Tasks and channels
 //!
+//! A container at rest (never started, or ended) has no task and no channels, only what it last published: ten
+//! thousand of them cost little. The first mail starts a task from that, and it goes to sleep when the container
+//! rests again and no mail is left; both happen under the lock of the mailbox's other end.
+//!
 //! `mail` (bounded) brings requests, `news` (unbounded, from the monitor's thread) what the shim reports; news and
 //! deadlines go first. Effects are awaited one after another: nothing else happens to this container meanwhile. A
 //! health probe is a task of its own that mails its results.
@@ -18,13 +22,13 @@ use corten_runtime::client::{News, Shim};
 use corten_wire::api::host_config::{HostConfig, UpdateRequest};
 use corten_wire::api::inspect::Health;
 use corten_wire::api::network::EndpointSettings;
-use corten_wire::shim::{Attach, Call};
+use corten_wire::shim::{Attach, Call, Reply};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::launch::{self, Launched, Run};
 use super::network as endpoints;
 use super::phase::{Answer, Effect, Event, Exit, Facts, Found, Happening, Phase, Policy, step};
-use super::{Container, Entry, RemoveOptions, blocking, call_shim, health, shim_error};
+use super::{Container, Entry, Lines, RemoveOptions, blocking, call_shim, health, shim_error};
 use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 use crate::record::{CONTAINERS, ContainerRecord, STATES, Standing, StateRecord};
@@ -76,65 +80,135 @@ struct Task {
     /// Anonymous volumes go too when it is deleted.
     remove_volumes: bool,
     failure: Option<Error>,
-    view: watch::Sender<Arc<ContainerView>>,
 }
 
-/// Starts the task of a container and returns its handle.
+/// Requests that may wait for a task.
+const MAILBOX: usize = 16;
+
+/// Makes the handle of a container; its task starts if there is something to recover.
 pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) -> Container {
-    let (mail, inbox) = mpsc::channel(64);
-    let (news, reports) = mpsc::unbounded_channel();
-    let shim = Arc::new(Mutex::new(None));
     let auto_remove = start.record.host.auto_remove;
-    let first = Arc::new(ContainerView {
-        record: start.record.clone(),
-        state: start.state.clone(),
-        status: Status::Created,
-        pid: 0,
-        endpoints: Arc::default(),
-        health: None,
-        exits: 0,
-        starting: false,
-        gone: false,
-    });
-    let (view, published) = watch::channel(first);
-    let entry = Entry {
-        id: start.record.id.clone(),
-        shared: shared.clone(),
-        mail,
-        news,
-        view: published,
-        shim: shim.clone(),
+    let container = Container {
+        entry: Arc::new(Entry {
+            id: start.record.id.clone(),
+            shared: shared.clone(),
+            lines: Mutex::new(None),
+            view: watch::Sender::new(Arc::new(view_of(
+                &start.record,
+                &start.state,
+                &start.phase,
+                &Run::default(),
+                None,
+                0,
+            ))),
+            shim: Arc::new(Mutex::new(None)),
+        }),
     };
-    let container = Container { entry: Arc::new(entry) };
-    let mut task = Task {
-        container: container.clone(),
-        shared: shared.clone(),
-        record: start.record,
-        state: start.state,
-        phase: start.phase,
-        run: Run::default(),
-        shim,
-        health: None,
-        probe: None,
-        waiting: Vec::new(),
-        exits: 0,
-        remove_volumes: auto_remove,
-        failure: None,
-        view,
-    };
-    task.publish();
-    tokio::spawn(async move {
-        if let Some((found, shim, run)) = start.found {
-            task.recover(found, shim, run).await;
-        }
-        task.run(inbox, reports).await;
-    });
+    if let Some((found, shim, run)) = start.found {
+        let task = Task {
+            container: container.clone(),
+            shared: shared.clone(),
+            record: start.record,
+            state: start.state,
+            phase: start.phase,
+            run: Run::default(),
+            shim: container.entry.shim.clone(),
+            health: None,
+            probe: None,
+            waiting: Vec::new(),
+            exits: 0,
+            remove_volumes: auto_remove,
+            failure: None,
+        };
+        let mut lines = container.lines();
+        *lines = Some(task.begin(Some((found, shim, run))));
+    }
     container
 }
 
+/// Starts the task of a container at rest from what it published.
+pub(super) fn wake(container: &Container) -> Lines {
+    let view = container.view();
+    let task = Task {
+        container: container.clone(),
+        shared: container.shared().clone(),
+        phase: super::resting(&view.state),
+        record: view.record.clone(),
+        state: view.state.clone(),
+        run: Run::default(),
+        shim: container.entry.shim.clone(),
+        health: None,
+        probe: None,
+        waiting: Vec::new(),
+        exits: view.exits,
+        remove_volumes: view.record.host.auto_remove,
+        failure: None,
+    };
+    task.begin(None)
+}
+
+fn view_of(
+    record: &Arc<ContainerRecord>,
+    state: &StateRecord,
+    phase: &Phase,
+    run: &Run,
+    health: Option<Arc<Health>>,
+    exits: u64,
+) -> ContainerView {
+    let failed_first = state.started_ns == 0;
+    let (status, pid) = match phase {
+        Phase::Created => (Status::Created, 0),
+        Phase::Starting(_) if failed_first => (Status::Created, 0),
+        Phase::Starting(_) => (Status::Exited, 0),
+        Phase::Running(run) | Phase::Stopping(run, _) if run.paused => (Status::Paused, run.pid),
+        Phase::Running(run) | Phase::Stopping(run, _) => (Status::Running, run.pid),
+        Phase::Restarting(_) => (Status::Restarting, 0),
+        Phase::Exited(_) if failed_first => (Status::Created, 0),
+        Phase::Exited(_) => (Status::Exited, 0),
+        Phase::Removing | Phase::Gone => (Status::Removing, 0),
+        Phase::Dead(_) => (Status::Dead, 0),
+    };
+    ContainerView {
+        record: record.clone(),
+        state: state.clone(),
+        status,
+        pid,
+        endpoints: run.endpoints.clone(),
+        health,
+        exits,
+        starting: matches!(phase, Phase::Starting(_)),
+        gone: *phase == Phase::Gone,
+    }
+}
+
 impl Task {
+    /// Opens the channels and goes to work.
+    fn begin(mut self, recovery: Option<(Found, Option<Shim>, Run)>) -> Lines {
+        let (mail, inbox) = mpsc::channel(MAILBOX);
+        let (news, reports) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            if let Some((found, shim, run)) = recovery {
+                self.recover(found, shim, run).await;
+            }
+            self.run(inbox, reports).await;
+        });
+        Lines { mail, news }
+    }
+
+    /// Nothing can happen to it by itself.
+    fn rests(&self) -> bool {
+        matches!(self.phase, Phase::Created | Phase::Exited(_)) && self.waiting.is_empty()
+    }
+
     async fn run(mut self, mut inbox: mpsc::Receiver<Mail>, mut reports: mpsc::UnboundedReceiver<News>) {
         while self.phase != Phase::Gone {
+            if self.rests() {
+                let mut lines = self.container.lines();
+                if inbox.is_empty() && reports.is_empty() {
+                    *lines = None;
+                    return;
+                }
+            }
             let deadline = self.phase.deadline().map(|at| {
                 let left = u64::try_from((at - time::now_ns()).max(0)).unwrap_or(0);
                 tokio::time::Instant::now() + Duration::from_nanos(left)
@@ -468,30 +542,9 @@ impl Task {
     }
 
     fn publish(&self) {
-        let failed_first = self.state.started_ns == 0;
-        let (status, pid) = match &self.phase {
-            Phase::Created => (Status::Created, 0),
-            Phase::Starting(_) if failed_first => (Status::Created, 0),
-            Phase::Starting(_) => (Status::Exited, 0),
-            Phase::Running(run) | Phase::Stopping(run, _) if run.paused => (Status::Paused, run.pid),
-            Phase::Running(run) | Phase::Stopping(run, _) => (Status::Running, run.pid),
-            Phase::Restarting(_) => (Status::Restarting, 0),
-            Phase::Exited(_) if failed_first => (Status::Created, 0),
-            Phase::Exited(_) => (Status::Exited, 0),
-            Phase::Removing | Phase::Gone => (Status::Removing, 0),
-            Phase::Dead(_) => (Status::Dead, 0),
-        };
-        self.view.send_replace(Arc::new(ContainerView {
-            record: self.record.clone(),
-            state: self.state.clone(),
-            status,
-            pid,
-            endpoints: self.run.endpoints.clone(),
-            health: self.health.clone(),
-            exits: self.exits,
-            starting: matches!(self.phase, Phase::Starting(_)),
-            gone: self.phase == Phase::Gone,
-        }));
+        let view =
+            view_of(&self.record, &self.state, &self.phase, &self.run, self.health.clone(), self.exits);
+        self.container.entry.view.send_replace(Arc::new(view));
     }
 
     async fn attach(&mut self, wants: Attach, stream: OwnedFd) -> Result<()> {
@@ -698,13 +751,35 @@ impl Task {
         self.save(ContainerRecord { networks: Arc::new(networks), ..self.record.as_ref().clone() }).await
     }
 
+    /// What happened between the first look and now was told to nobody: the container was not in the index yet.
+    async fn look_again(&self, found: Found, shim: &Shim) -> Found {
+        match call_shim(shim, Call::State, &[]).await {
+            Ok((Reply::State(state), _)) => {
+                state.exit.map_or(found, |exit| Found::Ended(super::phase_exit(exit)))
+            }
+            Ok(_) => found,
+            Err(_) => {
+                let (shared, record) = (self.shared.clone(), self.record.clone());
+                let _ended = blocking(move || {
+                    launch::destroy_cgroup(&shared, &record);
+                    Ok(())
+                })
+                .await;
+                launch::read_exit(&self.shared.run_dir(&self.record.id)).map_or(Found::Nothing, Found::Ended)
+            }
+        }
+    }
+
     /// When the shim says that the run began.
     fn run_began(&self) -> i64 {
         launch::read_started(&self.shared.run_dir(&self.record.id)).unwrap_or(self.record.created_ns)
     }
 
-    async fn recover(&mut self, found: Found, shim: Option<Shim>, run: Run) {
+    async fn recover(&mut self, mut found: Found, shim: Option<Shim>, run: Run) {
         self.run = run;
+        if let (Found::Alive { .. }, Some(shim)) = (&found, &shim) {
+            found = self.look_again(found, shim).await;
+        }
         match launch::delivery(&self.shared, &self.record, false) {
             Ok(job) => launch::deliver(&self.shared, &self.record, job),
             Err(error) => {

@@ -134,7 +134,7 @@ impl Engine {
         };
         failpoint!("engine.create.after_record");
         let start = Start {
-            record: Arc::new(record),
+            record: Arc::new(shared.compact(record)),
             state: StateRecord::default(),
             phase: Phase::Created,
             found: None,

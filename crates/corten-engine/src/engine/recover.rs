@@ -19,7 +19,7 @@ use crate::config::EngineConfig;
 use crate::container::{
     self, Container, Found, Phase, Run, Start, blocking, load_run, load_state, load_transient, read_exit,
 };
-use crate::container::{destroy_cgroup, exited, running, sweep_orphan};
+use crate::container::{destroy_cgroup, resting, running, sweep_orphan, was_left_running};
 use crate::error::{Error, Result};
 use crate::networks::Networks;
 use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, Standing, StateRecord};
@@ -33,6 +33,8 @@ struct Finding {
     found: Found,
     shim: Option<Shim>,
     run: Run,
+    /// It rested when the daemon ended, and nothing of its last run is left.
+    at_rest: bool,
 }
 
 impl Engine {
@@ -81,17 +83,18 @@ impl Engine {
 
     fn take_over(&self, findings: Vec<Finding>) -> Vec<Container> {
         let mut containers = Vec::new();
-        for Finding { record, state, found, shim, run } in findings {
+        for Finding { record, state, found, shim, run, at_rest } in findings {
             // A name that two records have is a damaged database: the second one gets another.
             let name = record.name.clone();
             let phase = match state.standing {
-                Standing::Created if state.error.is_empty() => Phase::Created,
-                Standing::Created | Standing::Exited => exited(&state),
+                Standing::Created | Standing::Exited => resting(&state),
                 Standing::Running => running(&state),
                 Standing::Removing => Phase::Removing,
             };
             let transient = record.host.auto_remove || record.build_step;
-            let start = Start { record: Arc::new(record), state, phase, found: Some((found, shim, run)) };
+            let found_now = (!at_rest).then_some((found, shim, run));
+            let start =
+                Start { record: Arc::new(self.shared.compact(record)), state, phase, found: found_now };
             let container = container::spawn(&self.shared, start);
             self.shared.insert(&name, container.clone());
             if transient && !matches!(found, Found::Alive { .. }) {
@@ -103,7 +106,9 @@ impl Engine {
                 });
                 continue;
             }
-            containers.push(container);
+            if container.view().record.host.restart_policy.restarts() {
+                containers.push(container);
+            }
         }
         containers
     }
@@ -177,7 +182,15 @@ fn look(shared: &Shared) -> Result<Vec<Finding>> {
         shared.volumes.hold(&id, volumes);
         let stored = states.remove(&id);
         let state = load_state(&dir).or(stored).unwrap_or_default();
-        findings.push(Finding { record, state, found, shim, run });
+        let at_rest = shim.is_none()
+            && match (state.standing, found) {
+                (Standing::Created | Standing::Exited, Found::Nothing) => !dir.exists(),
+                (Standing::Exited, Found::Ended(exit)) => {
+                    exit.at == i128::from(state.finished_ns) && !was_left_running(&dir)
+                }
+                _ => false,
+            };
+        findings.push(Finding { record, state, found, shim, run, at_rest });
     }
     restore_networks(shared, &findings)?;
     sweep(shared, &findings, states.into_keys().collect())?;

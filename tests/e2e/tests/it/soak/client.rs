@@ -66,6 +66,7 @@ impl Client {
                 name: format!("k{number}-{i}"),
                 port: None,
                 at_home: false,
+                restarts: false,
                 state: State::Absent,
                 starts: 0,
             })
@@ -155,8 +156,8 @@ impl Client {
                 self.wrong(which, &format!("{action}: {status} {}", String::from_utf8_lossy(&body)));
             }
             // Cut short, a restart is a stop that nobody asked for: the policy brings the container back.
-            Answer::Gone if from == to && self.models[which].restarts => self.settle(which, &[to]),
-            Answer::Gone => self.settle(which, &[from, to, State::Exited]),
+            Answer::Gone if from == to && self.models[which].restarts => self.settle_twice(which, &[to]),
+            Answer::Gone => self.settle_twice(which, &[from, to, State::Exited]),
         }
     }
 
@@ -183,6 +184,13 @@ impl Client {
             std::thread::sleep(Duration::from_millis(50));
         }
         self.wrong(which, &format!("is {seen:?}, may be {possible:?}"));
+    }
+
+    /// After a crash: what the last daemon did in its last moment (a signal) takes effect a little later.
+    fn settle_twice(&mut self, which: usize, possible: &[State]) {
+        self.settle(which, possible);
+        std::thread::sleep(Duration::from_secs(2));
+        self.settle(which, possible);
     }
 
     /// `None`: the daemon was away, or the container is on its way from one state to another.
@@ -248,7 +256,7 @@ impl Client {
                 self.wrong(which, &format!("remove: {status} {}", String::from_utf8_lossy(&body)));
             }
             // A removal by force stops first.
-            Answer::Gone if force => self.settle(which, &[from, State::Exited, State::Absent]),
+            Answer::Gone if force => self.settle_twice(which, &[from, State::Exited, State::Absent]),
             Answer::Gone => self.settle(which, &[from, State::Absent]),
         }
     }
