@@ -137,18 +137,31 @@ impl Db {
     /// # Errors
     /// A damaged database or record.
     pub fn all<V: Serialize + DeserializeOwned>(&self, table: Table<V>) -> Result<Vec<(String, V)>, DbError> {
+        let mut out = Vec::new();
+        self.each(table, |key, value| out.push((key.to_owned(), value)))?;
+        Ok(out)
+    }
+
+    /// Hands out all records of a table, one after the other, in the order of their keys.
+    ///
+    /// # Errors
+    /// A damaged database or record.
+    pub fn each<V: Serialize + DeserializeOwned>(
+        &self,
+        table: Table<V>,
+        mut take: impl FnMut(&str, V),
+    ) -> Result<(), DbError> {
         let txn = self.inner.begin_read().map_err(store)?;
         let t = match txn.open_table(table.definition()) {
             Ok(t) => t,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
             Err(e) => return Err(store(e)),
         };
-        let mut out = Vec::new();
         for entry in t.iter().map_err(store)? {
             let (key, value) = entry.map_err(store)?;
-            out.push((key.value().to_owned(), table.decode(key.value(), value.value())?));
+            take(key.value(), table.decode(key.value(), value.value())?);
         }
-        Ok(out)
+        Ok(())
     }
 }
 

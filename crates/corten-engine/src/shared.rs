@@ -263,6 +263,8 @@ pub(crate) async fn write_states(db: Db, mut queue: mpsc::UnboundedReceiver<Stat
                 Ok(next) => next,
                 Err(_) => {
                     commit(&db, Vec::new(), Commit::Durable).await;
+                    // What a burst of work needed is not needed any more.
+                    let _idle = tokio::task::spawn_blocking(corten_sys::memory::trim).await;
                     until = None;
                     continue;
                 }

@@ -28,7 +28,7 @@ use crate::volumes::Volumes;
 
 /// What was found of one container.
 struct Finding {
-    record: ContainerRecord,
+    record: Arc<ContainerRecord>,
     state: StateRecord,
     found: Found,
     shim: Option<Shim>,
@@ -93,8 +93,7 @@ impl Engine {
             };
             let transient = record.host.auto_remove || record.build_step;
             let found_now = (!at_rest).then_some((found, shim, run));
-            let start =
-                Start { record: Arc::new(self.shared.compact(record)), state, phase, found: found_now };
+            let start = Start { record, state, phase, found: found_now };
             let container = container::spawn(&self.shared, start);
             self.shared.insert(&name, container.clone());
             if transient && !matches!(found, Found::Alive { .. }) {
@@ -198,8 +197,11 @@ fn look(shared: &Shared) -> Result<Vec<Finding>> {
 }
 
 /// All records: those of the database, and transient ones that it had not written yet.
-fn records(shared: &Shared) -> Result<BTreeMap<String, ContainerRecord>> {
-    let mut records: BTreeMap<String, ContainerRecord> = shared.db.all(CONTAINERS)?.into_iter().collect();
+fn records(shared: &Shared) -> Result<BTreeMap<String, Arc<ContainerRecord>>> {
+    let mut records = BTreeMap::new();
+    shared.db.each(CONTAINERS, |id, record: ContainerRecord| {
+        records.insert(id.to_owned(), Arc::new(shared.compact(record)));
+    })?;
     for id in ids(&shared.config.exec_root.join("containers")) {
         if records.contains_key(id.as_str()) {
             continue;
@@ -207,7 +209,7 @@ fn records(shared: &Shared) -> Result<BTreeMap<String, ContainerRecord>> {
         if let Some(record) = load_transient(&shared.run_dir(&id)) {
             match save(shared, &record, Commit::Durable) {
                 Ok(()) => {
-                    records.insert(id.to_string(), record);
+                    records.insert(id.to_string(), Arc::new(record));
                 }
                 Err(error) => tracing::warn!(container.id = %id, error = error.chain(), "container is lost"),
             }
