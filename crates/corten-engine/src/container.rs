@@ -27,8 +27,8 @@ pub use self::attach::{AttachSpec, Attached, DetachKeys};
 pub(crate) use self::attach::{Pipes, Terminal, ending};
 pub use self::files::{ByteStream, CommitSpec, PutOptions};
 pub(crate) use self::launch::{
-    Run, destroy_cgroup, load_run, load_state, load_transient, read_exit, sweep_orphan, was_left_running,
-    write_transient,
+    Run, destroy_cgroup, has_receiver, load_run, load_state, load_transient, read_exit, sweep_orphan,
+    was_left_running, write_transient,
 };
 pub(crate) use self::network::{check_endpoint, check_endpoints};
 use self::phase::{Answer, Event, Refusal};

@@ -20,8 +20,8 @@ use crate::error::PortError;
 /// The range that ports without a wish are taken from.
 const DYNAMIC: (u16, u16) = (32768, 60999);
 
-/// Milliseconds between attempts to bind a port that somebody holds. A shim that is just being started has, from its
-/// fork to its exec, a copy of every socket of ours: a port that was given back a moment ago may live on in it.
+/// Milliseconds between attempts to bind a port that somebody holds: one that does not listen (UDP, IPv6) may have
+/// been given back a moment ago and live on in a shim that is just being started.
 const PATIENCE: &[u64] = &[1, 2, 4, 8, 16, 32];
 
 /// All host ports of this daemon.
@@ -80,7 +80,16 @@ impl Ports {
     /// Gives ports back.
     pub(crate) fn free(&mut self, records: &[PortRecord]) {
         for record in records {
-            self.held.remove(&(record.protocol, record.host_port, record.host_ip));
+            self.release((record.protocol, record.host_port, record.host_ip));
+        }
+    }
+
+    /// A shim that is just being started has, until its exec is over, copies of all our sockets: closing ours would
+    /// not end a listener.
+    fn release(&mut self, port: (Protocol, u16, IpAddr)) {
+        if let Some(Some(socket)) = self.held.remove(&port) {
+            // ENOTCONN: it does not listen.
+            rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).ok();
         }
     }
 
@@ -109,7 +118,7 @@ impl Ports {
                     Ok(()) => Ok(vec![main, six]),
                     Err(PortError::Bind { error, .. }) if lacks_ipv6(&error) => Ok(vec![main]),
                     Err(error) => {
-                        self.held.remove(&(wish.protocol, port, main));
+                        self.release((wish.protocol, port, main));
                         Err(error)
                     }
                 },

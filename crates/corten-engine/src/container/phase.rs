@@ -427,7 +427,8 @@ fn stop(
             let killed = signal == SIGKILL;
             let deadline = if killed { Some(after(now, KILL_PATIENCE)) } else { deadline };
             let mut effects = Vec::new();
-            if then == Then::Nothing {
+            // A removal that a crash cuts short must not end in a restart by policy.
+            if then != Then::Start {
                 effects.push(Effect::RecordManual(true));
             }
             effects.extend([Effect::Signal(signal), Effect::Emit(Happening::Kill(signal))]);

@@ -19,7 +19,7 @@ use crate::config::EngineConfig;
 use crate::container::{
     self, Container, Found, Phase, Run, Start, blocking, load_run, load_state, load_transient, read_exit,
 };
-use crate::container::{destroy_cgroup, resting, running, sweep_orphan, was_left_running};
+use crate::container::{destroy_cgroup, has_receiver, resting, running, sweep_orphan, was_left_running};
 use crate::error::{Error, Result};
 use crate::networks::Networks;
 use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, Standing, StateRecord};
@@ -182,6 +182,7 @@ fn look(shared: &Shared) -> Result<Vec<Finding>> {
         let stored = states.remove(&id);
         let state = load_state(&dir).or(stored).unwrap_or_default();
         let at_rest = shim.is_none()
+            && !has_receiver(&record)
             && match (state.standing, found) {
                 (Standing::Created | Standing::Exited, Found::Nothing) => !dir.exists(),
                 (Standing::Exited, Found::Ended(exit)) => {
