@@ -1,55 +1,172 @@
-//! `cargo xtask clients`: docker-py's own tests against our daemon. Only fetching them needs the internet.
+//! `cargo xtask clients`: other people's clients against our daemon. Only fetching them needs the internet.
+//!
+//! | suite | what | fetched from |
+//! |---|---|---|
+//! | `docker-py` | its own integration tests | PyPI |
+//! | `dockerode` | `dockerode.test.mjs`, as its package has no tests | npm |
+//! | `services` | testcontainers, and compose where there is a Go to build it, with redis, postgres and nginx | PyPI, Debian, Go's proxy |
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
-use crate::run::{root, run as run_command, target};
+use crate::run::{capture, root, run as run_command, target};
 use crate::test::{NEEDS, python_clients};
 use crate::{build, packages};
 
-/// The last version whose source distribution contains the tests.
-const SUITE: &str = "7.0.0";
-/// What the suite imports beside docker-py.
-const IMPORTS: &str = "import pytest, pytest_timeout, paramiko";
+/// The last version of docker-py whose source distribution contains the tests.
+const DOCKER_PY_TESTS: &str = "7.0.0";
+const DOCKERODE: &str = "dockerode@5.0.1";
+const COMPOSE: &str = "github.com/docker/compose/v2@v2.40.3";
+/// Debian's packages in the images of tests/clients/services.
+const SERVICES: &str = "redis-server,postgresql,nginx-light,python3";
+const RELEASE: &str = "bookworm";
 
-/// Prepares everything once, and runs the suite; `args` go to pytest.
+/// Runs the suites, or the one that `args` begins with; further arguments go to its test runner.
 pub fn run(args: &[String]) -> Result<()> {
     packages::ensure(NEEDS)?;
     let python = python_clients()?;
-    let ready = Command::new(&python).args(["-c", IMPORTS]).output().is_ok_and(|o| o.status.success());
-    if !ready {
-        println!("installing pytest");
-        let pip = ["-m", "pip", "install", "--quiet", "pytest", "pytest-timeout", "paramiko"];
-        run_command(Command::new(&python).args(pip))?;
-    }
-    let sdist = sdist(&python)?;
     let dist = build::dist(build::Profile::Debug)?;
-    run_command(
-        Command::new(&python)
-            .arg(root().join("tests/clients/run_docker_py.py"))
-            .arg("--bin")
-            .arg(dist)
-            .arg("--sdist")
-            .arg(sdist)
-            .arg("--timeout=60")
-            .args(args),
-    )
+    let suites: [(&str, Suite); 3] =
+        [("docker-py", docker_py), ("dockerode", dockerode), ("services", services)];
+    let only = args.first().filter(|a| suites.iter().any(|(name, _)| name == a));
+    let rest = if only.is_some() { &args[1..] } else { args };
+    if only.is_none() && !rest.is_empty() {
+        bail!("which suite are the arguments for? docker-py, dockerode or services");
+    }
+    let mut failed = Vec::new();
+    for (name, suite) in suites.iter().filter(|(name, _)| only.is_none_or(|o| o == name)) {
+        println!("\n== {name}");
+        if let Err(error) = suite(&python, &dist, rest) {
+            println!("{error:#}");
+            failed.push(*name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
 }
 
-fn sdist(python: &PathBuf) -> Result<PathBuf> {
-    let dir = target().join("clients");
-    let file = dir.join(format!("docker-{SUITE}.tar.gz"));
-    if !file.exists() {
-        println!("fetching the tests of docker-py {SUITE}");
+type Suite = fn(&Path, &Path, &[String]) -> Result<()>;
+
+fn docker_py(python: &Path, dist: &Path, args: &[String]) -> Result<()> {
+    pip(python, "pytest, pytest_timeout, paramiko", &["pytest", "pytest-timeout", "paramiko"])?;
+    let sdist = target().join(format!("clients/docker-{DOCKER_PY_TESTS}.tar.gz"));
+    if !sdist.exists() {
+        println!("fetching the tests of docker-py {DOCKER_PY_TESTS}");
         run_command(
             Command::new(python)
                 .args(["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"])
-                .arg(format!("docker=={SUITE}"))
+                .arg(format!("docker=={DOCKER_PY_TESTS}"))
                 .arg("--dest")
-                .arg(&dir),
+                .arg(target().join("clients")),
         )?;
     }
-    Ok(file)
+    let mut command = script(python, "run_docker_py.py", dist);
+    run_command(command.arg("--sdist").arg(sdist).arg("--timeout=60").args(args))
+}
+
+/// dockerode with the tests of ours; `cargo xtask test` runs it too.
+pub fn dockerode(python: &Path, dist: &Path, args: &[String]) -> Result<()> {
+    packages::ensure(&[("node", "nodejs"), ("npm", "npm")])?;
+    let dir = target().join("clients/node");
+    if !dir.join("node_modules/dockerode").exists() {
+        println!("installing {DOCKERODE}");
+        std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        run_command(Command::new("npm").args(["install", "--silent", DOCKERODE]).current_dir(&dir))?;
+    }
+    let mut command = script(python, "run_dockerode.py", dist);
+    run_command(command.arg("--modules").arg(dir.join("node_modules")).args(args))
+}
+
+fn services(python: &Path, dist: &Path, args: &[String]) -> Result<()> {
+    packages::ensure(&[("debootstrap", "debootstrap")])?;
+    let wanted = ["testcontainers==4.15.0", "redis", "sqlalchemy", "psycopg2-binary"];
+    pip(python, "testcontainers, redis, sqlalchemy, psycopg2", &wanted)?;
+    let base = base()?;
+    let mut command = script(python, "run_services.py", dist);
+    command.arg("--base").arg(base);
+    match compose()? {
+        Some(program) => command.arg("--compose").arg(program),
+        None => {
+            println!("compose: left out, there is no Go to build it with");
+            &mut command
+        }
+    };
+    run_command(command.args(args))
+}
+
+fn script(python: &Path, name: &str, dist: &Path) -> Command {
+    let mut command = Command::new(python);
+    command.arg(root().join("tests/clients").join(name)).arg("--bin").arg(dist);
+    command
+}
+
+fn pip(python: &Path, imports: &str, wanted: &[&str]) -> Result<()> {
+    let check = Command::new(python).args(["-c", &format!("import {imports}")]).output();
+    if check.is_ok_and(|o| o.status.success()) {
+        return Ok(());
+    }
+    println!("installing {}", wanted.join(" "));
+    run_command(Command::new(python).args(["-m", "pip", "install", "--quiet"]).args(wanted))
+}
+
+/// A Debian with the services, as a tar; made once.
+fn base() -> Result<PathBuf> {
+    let tar = target().join("clients/services.tar");
+    if tar.exists() {
+        return Ok(tar);
+    }
+    println!("making a Debian with {SERVICES}");
+    let tree = target().join("clients/services");
+    if tree.exists() {
+        std::fs::remove_dir_all(&tree).with_context(|| format!("remove {}", tree.display()))?;
+    }
+    run_command(
+        Command::new("debootstrap")
+            .args(["--variant=minbase", &format!("--include={SERVICES}"), RELEASE])
+            .arg(&tree)
+            .stdout(std::process::Stdio::null()),
+    )?;
+    let leave_out =
+        ["dev", "proc", "sys", "var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"];
+    let unfinished = tar.with_extension("part");
+    run_command(
+        Command::new("tar")
+            .args(leave_out.map(|dir| format!("--exclude=./{dir}/*")))
+            .arg("-cf")
+            .arg(&unfinished)
+            .arg("-C")
+            .arg(&tree)
+            .arg("."),
+    )?;
+    std::fs::rename(&unfinished, &tar).with_context(|| format!("rename to {}", tar.display()))?;
+    std::fs::remove_dir_all(&tree).with_context(|| format!("remove {}", tree.display()))?;
+    Ok(tar)
+}
+
+/// Compose, built from its module; `None` without Go. (`go install` refuses modules that exclude others.)
+fn compose() -> Result<Option<PathBuf>> {
+    let program = target().join("clients/docker-compose");
+    if program.exists() {
+        return Ok(Some(program));
+    }
+    if !packages::exists("go") {
+        return Ok(None);
+    }
+    println!("building {COMPOSE}");
+    let answer =
+        capture(Command::new("go").args(["mod", "download", "-json", COMPOSE]).current_dir(target()))?;
+    let answer: serde_json::Value = serde_json::from_str(&answer).context("read Go's answer")?;
+    let source = answer["Dir"].as_str().context("Go says where the module is")?;
+    run_command(
+        Command::new("go")
+            .args(["build", "-buildvcs=false", "-mod=readonly", "-o"])
+            .arg(&program)
+            .arg("./cmd")
+            .current_dir(source),
+    )?;
+    Ok(Some(program))
 }

@@ -19,8 +19,8 @@ const HELP: &str = "usage: cargo xtask COMMAND
   build [--release]   build corten and corten-runtime into target/dist/{debug,release}
   test                install what the tests need, run every test, print totals
   soak [MINUTES]      eight random clients while the daemon is killed every 20 seconds (10 minutes unless told)
-  clients [ARGS…]     run docker-py's own integration tests against a daemon (fetches them once; ARGS for pytest)
   conformance [NAME…] run the validation programs of the OCI against our runtime (needs Go)
+  clients [SUITE …]   run docker-py, dockerode, testcontainers and compose against a daemon (fetches them once)
   tidy                check the repository against its own rules
   transcript [ARGS…]  run the same command lines through docker's client and ours, and compare what they say
   golden [ARGS…]      compare a fresh daemon with the recorded answers of the reference engine

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::run::{cargo, root, run as run_command, target};
-use crate::{build, golden, packages, transcript};
+use crate::{build, clients, golden, packages, transcript};
 
 /// Counted test results.
 #[derive(Debug, Default)]
@@ -83,6 +83,11 @@ pub fn run(args: &[String]) -> Result<()> {
     let golden = golden::run(&[])?;
     println!("\n== transcript: docker's client and ours");
     let transcript = transcript::run(&python, &dist, &[])?;
+    println!("\n== dockerode");
+    if let Err(error) = clients::dockerode(&python, &dist, &[]) {
+        println!("{error:#}");
+        broken.push("dockerode".into());
+    }
     println!("\n== totals");
     for name in &totals.flaky {
         println!("flaky: {name} failed and passed when run again");
