@@ -1,6 +1,7 @@
 //! The rules of the repository as a test: structure, not taste.
 //!
 //! - the dependency table of ARCHITECTURE.md equals `cargo metadata`;
+//! - every test that docs/security.md names exists;
 //! - every source file opens with `//!`;
 //! - `unsafe` stands in `corten-sys` only;
 //! - no `#[ignore]`, no commented-out code;
@@ -24,6 +25,7 @@ pub fn run() -> Result<()> {
         let name = file.strip_prefix(root()).unwrap_or(file).display().to_string();
         problems.extend(check_source(&name, &text, &docs).into_iter().map(|p| format!("{name}: {p}")));
     }
+    problems.extend(missing_tests(&files)?);
     for problem in &problems {
         println!("{problem}");
     }
@@ -75,6 +77,23 @@ fn check_source(name: &str, text: &str, docs: &str) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Tests that docs/security.md names (`file.rs::name`) and that do not exist.
+fn missing_tests(files: &[PathBuf]) -> Result<Vec<String>> {
+    let docs = std::fs::read_to_string(root().join("docs/security.md")).context("read docs/security.md")?;
+    let mut missing = Vec::new();
+    for name in docs.split('`').filter(|n| n.contains(".rs::")) {
+        let Some((file, test)) = name.split_once("::") else { continue };
+        let has = |path: &&PathBuf| {
+            path.ends_with(file)
+                && std::fs::read_to_string(path).is_ok_and(|t| t.contains(&format!("fn {test}(")))
+        };
+        if !files.iter().any(|f| has(&f)) {
+            missing.push(format!("docs/security.md: there is no test {name}"));
+        }
+    }
+    Ok(missing)
 }
 
 fn quoted_after<'a>(line: &'a str, call: &'a str) -> impl Iterator<Item = String> + 'a {

@@ -45,6 +45,8 @@ pub(super) struct Prepared {
     pub(super) devpts: Option<OwnedFd>,
     /// A procfs that nothing is mounted over.
     proc: Option<OwnedFd>,
+    /// A sysfs of the same kind.
+    sys: Option<OwnedFd>,
 }
 
 fn directory_mode() -> Mode {
@@ -58,7 +60,7 @@ pub(super) fn place(what: &Path) -> String {
 /// Attaches the root and all mounts, and fills /dev.
 pub(super) fn prepare(plan: &Plan<'_>, sources: Sources) -> Result<Prepared, StepError> {
     attach_root(plan, sources.root.as_fd())?;
-    let mut made = Prepared { root: sources.root, dev: None, devpts: None, proc: None };
+    let mut made = Prepared { root: sources.root, dev: None, devpts: None, proc: None, sys: None };
     for (m, (options, origin)) in plan.spec.mounts.iter().zip(sources.mounts) {
         one(plan, &mut made, m, &options, origin)?;
     }
@@ -101,8 +103,8 @@ fn one(
         _ => Make::Directory,
     };
     let mode = if make == Make::File { Mode::from_raw_mode(0o644) } else { directory_mode() };
-    let target = path::ensure(made.root.as_fd(), &m.destination, make, mode).map_err(fail)?;
-    check_place(made, m, target.as_fd(), kernel && !options.bind)?;
+    let found = path::ensure(made.root.as_fd(), &m.destination, make, mode).map_err(fail)?;
+    let target = checked_place(made, m, found, kernel && !options.bind)?;
     let tree = match origin {
         Origin::Bind(tree) => {
             let propagation = options.propagation.unwrap_or((Propagation::Private, true));
@@ -133,6 +135,7 @@ fn one(
             ("tmpfs", Some("/dev")) => made.dev = Some(tree),
             ("devpts", Some("/dev/pts")) => made.devpts = Some(tree),
             ("proc", Some("/proc")) => made.proc = Some(tree),
+            ("sysfs", Some("/sys")) => made.sys = Some(tree),
             _ => {}
         }
     }
@@ -140,27 +143,27 @@ fn one(
 }
 
 /// The kernel's file systems belong to ordinary directories of their name, and nothing else goes into /proc
-/// (CVE-2019-16884, CVE-2023-28642).
-fn check_place(made: &Prepared, m: &Mount, target: BorrowedFd<'_>, kernel: bool) -> Result<(), StepError> {
+/// (CVE-2019-16884, CVE-2023-28642). The place that was checked, which what was found need not be any more
+/// (CVE-2023-27561).
+fn checked_place(made: &Prepared, m: &Mount, found: OwnedFd, kernel: bool) -> Result<OwnedFd, StepError> {
     let fail = |e: io::Error| StepError::os("mount", place(&m.destination), &e);
     if kernel {
         let relative = m.destination.strip_prefix("/").unwrap_or(&m.destination);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
-        if rustix::fs::openat2(&made.root, relative, flags, Mode::empty(), resolve).is_err() {
+        return rustix::fs::openat2(&made.root, relative, flags, Mode::empty(), resolve).map_err(|_| {
             let text = format!("filesystem {:?} must be mounted on ordinary directory", m.fstype);
-            return Err(StepError::new("mount", text));
-        }
-        return Ok(());
+            StepError::new("mount", text)
+        });
     }
-    let magic = rustix::fs::fstatfs(target).map_err(|e| fail(e.into()))?.f_type as u64;
+    let magic = rustix::fs::fstatfs(&found).map_err(|e| fail(e.into()))?.f_type as u64;
     let allowed = m.destination.to_str().is_some_and(|d| ALLOWED_IN_PROC.contains(&d));
     if magic == PROC_MAGIC && !allowed && made.proc.is_some() && m.destination != Path::new("/proc") {
         let text =
             format!("{:?} cannot be mounted because it is inside /proc", m.destination.display().to_string());
         return Err(StepError::new("mount", text));
     }
-    Ok(())
+    Ok(found)
 }
 
 /// A tmpfs with what is in its place; its attributes come last, as it may be read-only.
@@ -291,8 +294,18 @@ impl Prepared {
         Ok(())
     }
 
+    /// Looks up what is to be hidden or protected: what the kernel shows in our own mounts of it, wherever /proc and
+    /// /sys lead by now.
     fn find(&self, path: &Path) -> io::Result<Option<OwnedFd>> {
-        match path::open(self.root.as_fd(), path, OFlags::PATH, Mode::empty()) {
+        let below = |place: &str, own: &'_ Option<OwnedFd>| {
+            let rest = path.strip_prefix(place).ok().filter(|r| !r.as_os_str().is_empty())?;
+            Some((own.as_ref()?.try_clone(), rest.to_owned()))
+        };
+        let (base, rest) = match below("/proc", &self.proc).or_else(|| below("/sys", &self.sys)) {
+            Some((base, rest)) => (base?, rest),
+            None => (self.root.try_clone()?, path.to_owned()),
+        };
+        match path::open(base.as_fd(), &rest, OFlags::PATH, Mode::empty()) {
             Ok(fd) => Ok(Some(fd)),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(e),

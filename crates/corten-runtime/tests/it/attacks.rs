@@ -5,6 +5,9 @@ use std::os::unix::fs::symlink;
 use crate::harness::{Fixture, privileged, sh};
 use corten_runtime::spec::Ns;
 use corten_wire::oci_runtime::Mount;
+use serde_json::json;
+
+use crate::oci::Bundle;
 
 /// CVE-2019-5736: the program that runs is a sealed copy.
 #[test]
@@ -160,4 +163,137 @@ fn kernel_settings_are_read_only() {
         let out = sh(&format!("[ -e {file} ] && (echo x > {file}) 2>/dev/null && echo written; true"));
         assert_eq!(out, "", "{file}");
     }
+}
+
+/// CVE-2024-21626 through exec.
+#[test]
+fn no_descriptor_of_the_host_as_working_directory_of_an_exec() {
+    if !privileged() {
+        return;
+    }
+    let b = Fixture::new(&["sleep", "60"]);
+    let (shim, _) = b.start().unwrap();
+    for fd in 3..16 {
+        let spec = corten_wire::shim::ExecSpec {
+            id: format!("e{fd}"),
+            args: ["sh", "-c", "ls ../../.."].map(str::to_owned).to_vec(),
+            env: vec!["PATH=/bin".into()],
+            cwd: Some(format!("/proc/self/fd/{fd}").into()),
+            stdout: true,
+            ..corten_wire::shim::ExecSpec::default()
+        };
+        if let Ok(mut started) = shim.exec(spec) {
+            let out = String::from_utf8(crate::harness::read_all(started.fds.pop().unwrap())).unwrap();
+            assert!(!out.contains("boot") && !out.contains("lib64"), "{fd}: {out}");
+        }
+    }
+    shim.kill(9, false).unwrap();
+    b.exit();
+    shim.ack();
+}
+
+/// CVE-2025-31133: without a /dev of its own, the image's /dev/null is a link to what the mask would then show.
+#[test]
+fn a_mask_is_never_something_else_than_the_null_device() {
+    if !privileged() {
+        return;
+    }
+    let b = Bundle::with(&["cat", "/secret"], |c| {
+        c["mounts"] = json!([{ "destination": "/proc", "type": "proc", "source": "proc" }]);
+        c["linux"]["maskedPaths"] = json!(["/secret"]);
+        c["linux"]["readonlyPaths"] = json!([]);
+    });
+    let root = b.base.join("bundle/rootfs");
+    std::fs::create_dir(root.join("dev")).unwrap();
+    std::fs::write(root.join("secret"), "secret").unwrap();
+    symlink("/proc/sys/kernel/core_pattern", root.join("dev/null")).unwrap();
+    let (code, text) = b.run(&[]);
+    assert!(code == 1 && text.contains("is not the null device"), "{text}");
+}
+
+/// CVE-2025-52565: the image has a link where the terminal is shown.
+#[test]
+fn a_link_at_dev_console_is_not_followed() {
+    if !privileged() {
+        return;
+    }
+    let mut b = Fixture::with(&["tty"], |i| i.tty = true);
+    b.bootstrap.spec.process.as_mut().unwrap().terminal = true;
+    let outside = b.base.join("outside");
+    std::fs::write(&outside, "untouched").unwrap();
+    std::fs::create_dir(b.base.join("lower/dev")).unwrap();
+    symlink(&outside, b.base.join("lower/dev/console")).unwrap();
+    let (code, out, _) = b.run();
+    assert_eq!((code, out.trim()), (0, "/dev/pts/0"));
+    assert_eq!(std::fs::read_to_string(&outside).unwrap(), "untouched");
+}
+
+/// CVE-2025-52881: kernel settings are written through a procfs of our own, whatever is mounted at /proc.
+#[test]
+fn a_mount_at_proc_does_not_redirect_settings() {
+    if !privileged() {
+        return;
+    }
+    let b = Bundle::with(&["true"], |c| {
+        c["mounts"] =
+            json!([{ "destination": "/proc", "type": "bind", "source": "../fake", "options": ["bind"] }]);
+        c["linux"]["maskedPaths"] = json!([]);
+        c["linux"]["readonlyPaths"] = json!([]);
+        c["linux"]["sysctl"] = json!({ "net.ipv4.ip_forward": "1" });
+    });
+    let fake = b.base.join("fake/sys/net/ipv4");
+    std::fs::create_dir_all(&fake).unwrap();
+    symlink("../../../../victim", fake.join("ip_forward")).unwrap();
+    std::fs::write(b.base.join("victim"), "untouched").unwrap();
+    assert_eq!(b.run(&[]), (0, String::new()));
+    assert_eq!(std::fs::read_to_string(b.base.join("victim")).unwrap(), "untouched");
+}
+
+/// CVE-2016-3697: a user whose name is a number; CVE-2022-36109: the primary group is among the groups.
+#[test]
+fn a_number_is_no_name_and_groups_are_complete() {
+    if !privileged() {
+        return;
+    }
+    for (user, want) in
+        [("1000", "1000 1000 1000 10"), ("alice", "1000 1000 1000 10"), ("7:8", "7 8 8"), ("", "0 0 0")]
+    {
+        let mut b = Fixture::new(&["sh", "-c", "echo $(id -u) $(id -g) $(id -G)"]);
+        let passwd = b.base.join("lower/etc/passwd");
+        let before = std::fs::read_to_string(&passwd).unwrap();
+        std::fs::write(&passwd, format!("1000:x:0:0::/:/bin/sh\n{before}")).unwrap();
+        b.bootstrap.user.as_mut().unwrap().user = user.to_owned();
+        assert_eq!(b.run().1.trim(), want, "{user:?}");
+    }
+}
+
+/// CVE-2026-30892: what `exec -u` does not understand is an error, never another user.
+#[test]
+fn the_user_of_an_exec_is_who_was_named() {
+    if !privileged() {
+        return;
+    }
+    let b = Bundle::new(&["sleep", "60"]);
+    assert_eq!(b.run(&["-d"]).0, 0);
+    for (user, want) in [("5", Some("5")), ("5:6", Some("5")), ("4294967294", Some("4294967294"))] {
+        assert_eq!(b.say(&["exec", "-u", user, &b.id, "id", "-u"]).1.trim(), want.unwrap(), "{user}");
+    }
+    for user in ["x", ":5", "5:", "-1", "5:x", "4294967296", "5 ", "0x5", "5:6:7"] {
+        let (code, text) = b.say(&["exec", "-u", user, &b.id, "id", "-u"]);
+        assert!(code != 0 && !text.starts_with(char::is_numeric), "{user}: {text}");
+    }
+}
+
+/// CVE-2022-0492: no way to a release agent, neither in what is mounted nor by new namespaces.
+#[test]
+fn release_agents_are_out_of_reach() {
+    if !privileged() {
+        return;
+    }
+    let out =
+        sh("for f in $(find /sys/fs/cgroup -name release_agent -o -name notify_on_release 2>/dev/null); do \
+                  (echo 1 > $f) 2>/dev/null && echo written $f; done; \
+                  unshare -U true 2>/dev/null && echo unshared; \
+                  mkdir /tmp/c; mount -t cgroup -o memory none /tmp/c 2>/dev/null && echo mounted; true");
+    assert_eq!(out, "");
 }

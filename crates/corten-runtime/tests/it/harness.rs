@@ -44,6 +44,7 @@ const APPLETS: &[&str] = &[
     "sh", "cat", "echo", "env", "id", "ls", "sleep", "true", "grep", "mount", "head", "wc", "cut", "sort",
     "awk", "hostname", "touch", "mknod", "ps", "kill", "dd", "df", "stty", "tty", "readlink", "umask", "pwd",
     "seq", "tail", "sed", "yes", "nproc", "mkdir", "ln", "chroot", "unshare", "stat", "od", "tr", "printf",
+    "find",
 ];
 
 impl Fixture {

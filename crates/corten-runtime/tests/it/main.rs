@@ -10,5 +10,6 @@ mod inside;
 mod lifecycle;
 mod oci;
 mod peers;
+mod races;
 mod streams;
 mod users;
