@@ -4,6 +4,7 @@
 mod archive;
 mod build;
 mod containers;
+mod debug;
 mod exec;
 mod images;
 mod networks;
@@ -63,6 +64,9 @@ routes! {
     GET "/info" Cancel system::info;
     GET "/system/df" Cancel system::disk_usage;
     GET "/events" Cancel system::events;
+    GET "/debug/vars" Cancel debug::vars;
+    GET "/debug/pprof/" Cancel debug::index;
+    GET "/debug/pprof/{profile}" Cancel debug::profile;
     POST "/auth" Cancel registry::login;
     GET "/distribution/{name*}/json" Cancel registry::distribution;
     POST "/session" Cancel build::session;

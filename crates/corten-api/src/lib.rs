@@ -16,6 +16,7 @@ mod edge_io;
 mod error;
 mod handlers;
 pub mod listen;
+pub mod metrics;
 mod puller;
 mod query;
 mod router;

@@ -123,7 +123,7 @@ impl Server {
     }
 
     async fn request(self, request: Request<Incoming>, link: Arc<Link>, reach: Reach) -> Response {
-        let experimental = self.services.daemon.experimental;
+        let experimental = self.services.daemon().experimental;
         let path = request.uri().path().to_owned();
         let mut response = match version::split(&path) {
             _ if !reach.admits(request.headers()) => {

@@ -1,4 +1,6 @@
-//! What the handlers call: the owners of everything, and the facts about the daemon that never change.
+//! What the handlers call: the owners of everything, and the facts about the daemon.
+
+use std::sync::{Arc, PoisonError, RwLock};
 
 use corten_build::Builder;
 use corten_engine::Engine;
@@ -21,17 +23,17 @@ pub struct Services {
     pub builder: Builder,
     /// Registries.
     pub registries: corten_registry::Client,
-    /// Facts.
-    pub daemon: DaemonInfo,
+    /// Facts; replaced when the configuration is read again.
+    pub daemon: RwLock<Arc<DaemonInfo>>,
 }
 
 impl std::fmt::Debug for Services {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Services").field("daemon", &self.daemon.version.version).finish_non_exhaustive()
+        f.debug_struct("Services").field("daemon", &self.daemon().version.version).finish_non_exhaustive()
     }
 }
 
-/// Facts about the daemon that never change.
+/// Facts about the daemon.
 #[derive(Debug, Clone, Default)]
 pub struct DaemonInfo {
     /// `GET /version`.
@@ -43,6 +45,17 @@ pub struct DaemonInfo {
 }
 
 impl Services {
+    /// The facts.
+    #[must_use]
+    pub fn daemon(&self) -> Arc<DaemonInfo> {
+        self.daemon.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Other facts from now on.
+    pub fn set_daemon(&self, facts: DaemonInfo) {
+        *self.daemon.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
+    }
+
     /// `GET /info`: the facts and the counts of this moment.
     pub(crate) fn info(&self) -> Info {
         let counts = self.engine.counts();
@@ -59,7 +72,7 @@ impl Services {
             n_events_listener: count(self.engine.bus().subscriber_count()),
             system_time: corten_base::time::rfc3339_nano(corten_base::time::now_ns()),
             discovered_devices: self.engine.discovered_devices(),
-            ..self.daemon.info.clone()
+            ..self.daemon().info.clone()
         }
     }
 

@@ -63,6 +63,7 @@ impl Bus {
         actor: impl Into<String>,
         attributes: BTreeMap<String, String>,
     ) {
+        crate::metrics::EVENTS.add();
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let time_ns = crate::time::now_ns().max(inner.last_ns + 1);
         inner.last_ns = time_ns;

@@ -10,6 +10,7 @@ pub mod fs;
 pub mod id;
 pub mod ignore;
 pub mod kind;
+pub mod metrics;
 pub mod platform;
 pub mod reference;
 pub mod secret;

@@ -57,6 +57,16 @@ impl std::fmt::Debug for Builder {
     }
 }
 
+/// Counts a build, and its failure.
+fn counted<T>(build: impl FnOnce() -> Result<T, BuildError>) -> Result<T, BuildError> {
+    corten_base::metrics::BUILDS.add();
+    let built = build();
+    if built.is_err() {
+        corten_base::metrics::BUILDS_FAILED.add();
+    }
+    built
+}
+
 impl Builder {
     /// A builder that keeps contexts and cache mounts below `root` (`<data root>/build`, emptied of what a crash
     /// left), and its cache in `db`.
@@ -96,6 +106,17 @@ impl Builder {
         say: &mut dyn FnMut(BuildEvent),
         cancel: &Cancel,
     ) -> Result<Arc<Image>, BuildError> {
+        counted(|| self.build_tar(tar, request, puller, say, cancel))
+    }
+
+    fn build_tar(
+        &self,
+        tar: &mut dyn Read,
+        request: BuildRequest,
+        puller: &dyn Puller,
+        say: &mut dyn FnMut(BuildEvent),
+        cancel: &Cancel,
+    ) -> Result<Arc<Image>, BuildError> {
         let work = Work::new(&self.inner.root)?;
         let context = work.directory("context")?;
         archive::put(context.as_fd(), "/", tar, PutOptions::default(), cancel)?;
@@ -114,13 +135,15 @@ impl Builder {
         say: &mut dyn FnMut(BuildEvent),
         cancel: &Cancel,
     ) -> Result<Arc<Image>, BuildError> {
-        let work = Work::new(&self.inner.root)?;
-        let context = work.directory("context")?;
-        let mut request = request;
-        if self.fetch_context(url, &work, &context, cancel)? == fetch::Fetched::Dockerfile {
-            request.dockerfile = String::new();
-        }
-        self.build_directory(&work, context, request, puller, say, cancel)
+        counted(|| {
+            let work = Work::new(&self.inner.root)?;
+            let context = work.directory("context")?;
+            let mut request = request;
+            if self.fetch_context(url, &work, &context, cancel)? == fetch::Fetched::Dockerfile {
+                request.dockerfile = String::new();
+            }
+            self.build_directory(&work, context, request, puller, say, cancel)
+        })
     }
 
     fn build_directory(

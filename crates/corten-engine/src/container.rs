@@ -224,6 +224,7 @@ impl Container {
     /// # Errors
     /// [`Error::Start`] with 126 or 127 where the program cannot be executed; whatever its network or mounts refuse.
     pub async fn start(&self) -> Result<Outcome> {
+        let _timer = corten_base::metrics::CONTAINER_START.timer();
         self.done(Event::Start).await
     }
 
@@ -395,6 +396,7 @@ impl Container {
     /// # Errors
     /// Running and not forced; parts that cannot be removed.
     pub async fn remove(&self, options: RemoveOptions) -> Result<()> {
+        let _timer = corten_base::metrics::CONTAINER_DELETE.timer();
         if options.link {
             return Err(forbidden(format!("Cannot get parent /{} for name", self.name())));
         }

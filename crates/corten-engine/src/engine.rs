@@ -97,7 +97,7 @@ impl Engine {
     /// Devices that containers can ask for by name, as the specification files say now.
     #[must_use]
     pub fn discovered_devices(&self) -> Vec<corten_wire::api::system::DeviceInfo> {
-        crate::devices::discovered(&self.shared.config.cdi_dirs)
+        crate::devices::discovered(&self.shared.config().cdi_dirs)
     }
 
     /// How many containers there are.
@@ -288,10 +288,23 @@ impl Engine {
         Ok(EngineUsage { containers, volumes })
     }
 
+    /// Takes over what may change while the daemon runs: runtimes, live restore, the time containers get at the end,
+    /// default sizes and modes.
+    pub fn reconfigure(&self, new: &crate::EngineConfig) {
+        self.shared.reconfigure(|config| {
+            config.live_restore = new.live_restore;
+            config.shutdown_timeout = new.shutdown_timeout;
+            config.runtimes.clone_from(&new.runtimes);
+            config.default_runtime.clone_from(&new.default_runtime);
+            config.shm_size = new.shm_size;
+            config.ipc_mode.clone_from(&new.ipc_mode);
+        });
+    }
+
     /// The daemon ends. Without `--live-restore` containers are stopped; states are on disk when this returns.
     pub async fn shutdown(&self) {
-        if !self.shared.config.live_restore {
-            let limit = self.shared.config.shutdown_timeout;
+        if !self.shared.config().live_restore {
+            let limit = self.shared.config().shutdown_timeout;
             let mut stops = tokio::task::JoinSet::new();
             for container in self.shared.containers() {
                 if container.view().is_running() {

@@ -31,7 +31,8 @@ pub(crate) type StateWrite = (Id, StateRecord);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) config: EngineConfig,
+    /// Replaced as a whole when the daemon's configuration is read again.
+    config: RwLock<Arc<EngineConfig>>,
     pub(crate) db: Db,
     pub(crate) images: Images,
     pub(crate) bus: Bus,
@@ -97,7 +98,7 @@ impl Shared {
         states: mpsc::UnboundedSender<StateWrite>,
     ) -> Self {
         Self {
-            config,
+            config: RwLock::new(Arc::new(config)),
             db,
             images,
             bus,
@@ -123,6 +124,16 @@ impl Shared {
         record.networks = self.endpoints.share(record.networks);
         record.mounts = self.mounts.share(record.mounts);
         record
+    }
+
+    /// What is configured now.
+    pub(crate) fn config(&self) -> Arc<EngineConfig> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn reconfigure(&self, change: impl FnOnce(&mut EngineConfig)) {
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut config));
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
@@ -214,12 +225,12 @@ impl Shared {
 
     /// `<root>/containers/<id>`.
     pub(crate) fn dir(&self, id: &Id) -> PathBuf {
-        self.config.root.join("containers").join(id.as_str())
+        self.config().root.join("containers").join(id.as_str())
     }
 
     /// `<exec-root>/containers/<id>`.
     pub(crate) fn run_dir(&self, id: &Id) -> PathBuf {
-        self.config.exec_root.join("containers").join(id.as_str())
+        self.config().exec_root.join("containers").join(id.as_str())
     }
 
     pub(crate) fn paths(&self, id: &Id, driver: &str) -> Paths {

@@ -21,6 +21,7 @@ mod save;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use corten_base::db::{Commit, Db, DbError, Write};
@@ -52,6 +53,8 @@ struct Inner {
     state: RwLock<Arc<State>>,
     /// Blobs on their way in, so that two pulls do not fetch one twice.
     flights: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// Layers of one pull, and of one push, that move at the same time.
+    parallel: [AtomicUsize; 2],
 }
 
 impl Images {
@@ -71,6 +74,7 @@ impl Images {
             gate: Mutex::default(),
             state: RwLock::new(Arc::new(state)),
             flights: Mutex::default(),
+            parallel: [AtomicUsize::new(3), AtomicUsize::new(5)],
         };
         let images = Self { inner: Arc::new(inner) };
         images.collect()?;
@@ -87,6 +91,21 @@ impl Images {
             }
         }
         Ok(())
+    }
+
+    /// How many layers of one pull, and of one push, move at the same time; for those that begin from now on.
+    pub fn set_parallel(&self, downloads: usize, uploads: usize) {
+        for (slot, number) in self.inner.parallel.iter().zip([downloads, uploads]) {
+            slot.store(number.max(1), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn parallel_downloads(&self) -> usize {
+        self.inner.parallel[0].load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn parallel_uploads(&self) -> usize {
+        self.inner.parallel[1].load(Ordering::Relaxed)
     }
 
     /// Writable layers, layers on disk, overlays.

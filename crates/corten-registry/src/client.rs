@@ -10,7 +10,7 @@ pub(crate) mod tls;
 pub(crate) mod token;
 pub(crate) mod transport;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use corten_base::{Digest, Reference, Secret};
 use corten_wire::distribution::{TagList, code};
@@ -31,15 +31,15 @@ const LIST_LIMIT: usize = 8 << 20;
 /// Most pages of such a list.
 const PAGE_LIMIT: usize = 1000;
 
-/// Talks to registries. Clones share connections; it holds no credentials.
+/// Talks to registries. Clones share connections and settings; it holds no credentials.
 #[derive(Clone)]
 pub struct Client {
-    transport: Transport,
+    transport: Arc<RwLock<Transport>>,
 }
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("config", &self.transport.config).finish_non_exhaustive()
+        f.debug_struct("Client").field("config", &self.transport().config).finish_non_exhaustive()
     }
 }
 
@@ -81,30 +81,39 @@ impl Client {
     /// A client with these settings.
     #[must_use]
     pub fn new(config: ClientConfig) -> Self {
-        Self { transport: Transport::new(Arc::new(config)) }
+        Self { transport: Arc::new(RwLock::new(Transport::new(Arc::new(config)))) }
     }
 
     /// The settings.
     #[must_use]
-    pub fn config(&self) -> &ClientConfig {
-        &self.transport.config
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.transport().config)
+    }
+
+    /// Other settings from now on, for all clones. What is under way goes on with the old ones.
+    pub fn reconfigure(&self, config: ClientConfig) {
+        *self.transport.write().unwrap_or_else(PoisonError::into_inner) = Transport::new(Arc::new(config));
+    }
+
+    fn transport(&self) -> Transport {
+        self.transport.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The repository of `reference`, for one operation. Nothing is sent yet. For the default domain, the
     /// mirrors are asked before it when pulling; they never see the credentials.
     #[must_use]
     pub fn repository(&self, reference: &Reference, credentials: &Credentials) -> Repository {
+        let transport = self.transport();
         let mut endpoints = Vec::new();
         if reference.domain() == DEFAULT_DOMAIN {
-            for mirror in &self.transport.config.mirrors {
+            for mirror in &transport.config.mirrors {
                 endpoints.push(Endpoint::mirror(mirror));
             }
             endpoints.push(Endpoint::new(format!("registry-1.{DEFAULT_DOMAIN}"), credentials.clone()));
         } else {
             endpoints.push(Endpoint::new(reference.domain().to_owned(), credentials.clone()));
         }
-        let inner =
-            RepositoryInner { transport: self.transport.clone(), reference: reference.clone(), endpoints };
+        let inner = RepositoryInner { transport, reference: reference.clone(), endpoints };
         Repository { inner: Arc::new(inner) }
     }
 
@@ -120,19 +129,17 @@ impl Client {
     ) -> Result<LoginOutcome, RegistryError> {
         let authority = login_authority(server);
         let endpoint = Endpoint::new(authority, credentials.clone());
-        let live = endpoint.live(&self.transport).await?;
+        let transport = self.transport();
+        let live = endpoint.live(&transport).await?;
         let uri = live.uri("/v2/", "")?;
         let mut identity_token = None;
         if live.bearer() && matches!(credentials, Credentials::Basic { .. }) {
-            let fetched = live.auth.fetch(&self.transport, &[], true).await;
+            let fetched = live.auth.fetch(&transport, &[], true).await;
             identity_token = fetched.map_err(|e| login_error(e, &uri))?.refresh;
         }
         let mut call = Call::new(Method::GET, uri.clone());
-        live.auth
-            .authorize(&self.transport, &[], &mut call.headers)
-            .await
-            .map_err(|e| login_error(e, &uri))?;
-        let response = self.transport.send(&call).await?;
+        live.auth.authorize(&transport, &[], &mut call.headers).await.map_err(|e| login_error(e, &uri))?;
+        let response = transport.send(&call).await?;
         if response.status().is_success() {
             return Ok(LoginOutcome { identity_token });
         }

@@ -8,6 +8,7 @@ mod config;
 mod host;
 pub(crate) mod logging;
 mod options;
+mod reload;
 mod run;
 mod settings;
 pub(crate) mod signals;

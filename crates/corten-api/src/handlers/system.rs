@@ -31,7 +31,7 @@ pub(crate) async fn ping(call: Call) -> Answer {
 }
 
 pub(crate) async fn version(call: Call) -> Answer {
-    call.ok(&call.services.daemon.version)
+    call.ok(&call.services.daemon().version)
 }
 
 pub(crate) async fn info(call: Call) -> Answer {

@@ -86,7 +86,7 @@ impl Container {
         }
         // Parents before children.
         mounts.sort_by_key(|m| m.destination.split('/').count());
-        let place = self.shared().config.root.join("containers");
+        let place = self.shared().config().root.join("containers");
         let mounted = sys::mount::in_private_namespace(|| {
             let mut trees = Vec::new();
             for mount in mounts {
@@ -216,6 +216,7 @@ impl Container {
     /// # Errors
     /// The layers cannot be read.
     pub async fn changes(&self) -> Result<Vec<Change>> {
+        let _timer = corten_base::metrics::CONTAINER_CHANGES.timer();
         let (shared, view) = (self.shared().clone(), self.view());
         blocking(move || {
             let changes = shared.images.snapshots().changes(&overlay(&view.record.rootfs))?;
@@ -271,6 +272,7 @@ impl Container {
     /// # Errors
     /// Being removed; the image store's.
     pub async fn commit(&self, spec: CommitSpec) -> Result<Digest> {
+        let _timer = corten_base::metrics::CONTAINER_COMMIT.timer();
         let view = self.view();
         if matches!(view.status, Status::Removing | Status::Dead) {
             return Err(conflict(format!(

@@ -69,6 +69,10 @@ impl Check {
             tokio::time::sleep(if starting { self.start_interval.min(self.interval) } else { self.interval })
                 .await;
             let result = self.probe(&container).await;
+            corten_base::metrics::HEALTH_CHECKS.add();
+            if result.exit_code != 0 {
+                corten_base::metrics::HEALTH_CHECKS_FAILED.add();
+            }
             let before = status.clone();
             if result.exit_code == 0 {
                 status = "healthy".into();

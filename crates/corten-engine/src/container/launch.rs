@@ -149,6 +149,7 @@ pub(crate) fn launch(
 }
 
 fn prepare(shared: &Shared, record: &ContainerRecord, run: &mut Run) -> Result<Surroundings> {
+    let _timer = corten_base::metrics::NETWORK_ALLOCATE.timer();
     let mut around = Surroundings {
         files: shared.dir(&record.id),
         mount_files: true,
@@ -217,7 +218,7 @@ fn joined_pid(shared: &Shared, mode: &str, what: &str) -> Result<Option<i32>> {
 
 /// Volumes are there and mounted; missing bind sources are made where that was asked for.
 fn volumes(shared: &Shared, record: &ContainerRecord) -> Result<Vec<String>> {
-    let root = userns::of(&shared.config, &record.host).and_then(UserMap::root);
+    let root = userns::of(&shared.config(), &record.host).and_then(UserMap::root);
     let mut plain = Vec::new();
     for mount in record.mounts.iter() {
         match mount.kind {
@@ -290,21 +291,21 @@ fn start(
     around: &Surroundings,
     attach: Vec<(Attach, OwnedFd)>,
 ) -> Result<(Shim, Started)> {
-    let mut built = spec::assemble(record, &shared.config, around)?;
+    let mut built = spec::assemble(record, &shared.config(), around)?;
     let devices = devices::inject(
         &mut built.spec,
         record.host.device_requests.as_deref().unwrap_or_default(),
-        &shared.config.cdi_dirs,
+        &shared.config().cdi_dirs,
         record.config.user.split(':').next().and_then(|u| u.parse().ok()).filter(|uid| *uid != 0),
     )?;
     let (wants, streams): (Vec<Attach>, Vec<OwnedFd>) = attach.into_iter().unzip();
     let (c, h) = (&record.config, &record.host);
     let mut group_add = h.group_add.clone().unwrap_or_default();
     group_add.extend(devices.groups.iter().map(u32::to_string));
-    let runtime = foreign_runtime(&shared.config, &h.runtime)?
+    let runtime = foreign_runtime(&shared.config(), &h.runtime)?
         // Hooks belong to the OCI command line: the shim runs the container by its own.
         .or_else(|| devices.hooks.then(ForeignRuntime::own_command_line));
-    if runtime.is_some() && userns::of(&shared.config, h).is_some() {
+    if runtime.is_some() && userns::of(&shared.config(), h).is_some() {
         return Err(invalid(
             "user namespaces are supported by the built-in runtime only: use --userns=host for another runtime or for CDI devices with hooks",
         ));
@@ -320,7 +321,7 @@ fn start(
             work: Some(record.rootfs.work.clone()),
         },
         user: Some(UserSpec { user: c.user.clone(), group_add }),
-        init: h.init.unwrap_or(shared.config.init),
+        init: h.init.unwrap_or(shared.config().init),
         default_seccomp: built.default_seccomp,
         runtime,
         stdin: Stdin { open: c.open_stdin, once: c.stdin_once },
@@ -441,7 +442,7 @@ pub(crate) fn deliver(shared: &Shared, record: &ContainerRecord, job: Option<cor
 
 /// Ends what is left in the container's control group and removes it: the shim could not.
 pub(crate) fn destroy_cgroup(shared: &Shared, record: &ContainerRecord) {
-    let Ok(group) = corten_runtime::cgroup::Cgroup::at(&spec::cgroup_path(record, &shared.config)) else {
+    let Ok(group) = corten_runtime::cgroup::Cgroup::at(&spec::cgroup_path(record, &shared.config())) else {
         return;
     };
     group.kill_all(crate::signal::KILL);
@@ -452,6 +453,7 @@ pub(crate) fn destroy_cgroup(shared: &Shared, record: &ContainerRecord) {
 
 /// Takes away what a run needed. Never fails: what is left is named by the container's id and swept later.
 pub(crate) fn clean_up(shared: &Shared, record: &ContainerRecord, run: &Run) {
+    let _timer = corten_base::metrics::NETWORK_RELEASE.timer();
     let net = shared.networks.net();
     for endpoint in run.endpoints.iter().filter_map(|e| e.attached.as_ref()) {
         if let Err(error) = net.detach(endpoint) {

@@ -361,7 +361,7 @@ pub(crate) fn follow_gateway(
 }
 
 fn resolv_conf(shared: &Shared, record: &ContainerRecord, own: bool, user: bool) -> hosts::Resolution {
-    let daemon = &shared.config;
+    let daemon = &shared.config();
     let host = std::fs::read_to_string(&daemon.resolv_conf).unwrap_or_default();
     let choose = |own: &Option<Vec<String>>, default: &[String]| match own.as_deref() {
         None | Some([]) => default.to_vec(),
@@ -421,7 +421,7 @@ fn files(shared: &Shared, record: &ContainerRecord, run: &Run, resolv: &str) -> 
 }
 
 fn host_gateway(shared: &Shared) -> Option<IpAddr> {
-    shared.config.host_gateway.or_else(|| {
+    shared.config().host_gateway.or_else(|| {
         let bridge = shared.networks.find("bridge").ok()?;
         bridge.plan?.ipam.iter().find_map(|c| c.gateway)
     })

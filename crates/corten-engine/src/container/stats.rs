@@ -60,7 +60,7 @@ impl Container {
             return Ok(stats);
         }
         let shared = self.shared().clone();
-        let path = spec::cgroup_path(&view.record, &shared.config);
+        let path = spec::cgroup_path(&view.record, &shared.config());
         let own_network = view.endpoints.iter().any(|e| e.attached.is_some());
         let id = self.id().clone();
         blocking(move || {

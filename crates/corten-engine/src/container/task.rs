@@ -710,6 +710,7 @@ impl Task {
         network: crate::record::NetworkEntry,
         settings: EndpointSettings,
     ) -> Result<()> {
+        let _timer = corten_base::metrics::NETWORK_CONNECT.timer();
         let mut networks = self.record.networks.as_ref().clone();
         networks.insert(network.name.clone(), settings.clone());
         if self.phase.run().is_some() {

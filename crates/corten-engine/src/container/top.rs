@@ -32,7 +32,7 @@ impl Container {
         }
         let args = ps_args.trim().to_owned();
         check(&args)?;
-        let path = spec::cgroup_path(&view.record, &self.shared().config);
+        let path = spec::cgroup_path(&view.record, &self.shared().config());
         let response = blocking(move || {
             let group = Cgroup::at(&path).map_err(|e| internal(e.to_string()))?;
             let pids: BTreeSet<i32> = group.pids().into_iter().collect();

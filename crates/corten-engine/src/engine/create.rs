@@ -54,7 +54,7 @@ impl Engine {
         if config.network_disabled {
             host_config.network_mode = "none".into();
         }
-        let warnings = validate::host_config(&host_config, &self.shared.host, &self.shared.config)?;
+        let warnings = validate::host_config(&host_config, &self.shared.host, &self.shared.config())?;
         let networks = self.named(wanted_networks(&host_config.network_mode, networking_config)?);
         check_endpoints(&self.shared, &networks)?;
         if config.image.is_empty() {
@@ -63,7 +63,7 @@ impl Engine {
         let (shared, wanted) = (self.shared.clone(), (config.image.clone(), platform.cloned()));
         let image = blocking(move || Ok(shared.images.resolve_for(&wanted.0, wanted.1.as_ref())?)).await?;
         let config = merge::config(config, &image.config.config)?;
-        let host = merge::host_config(host_config, &self.shared.config, self.shared.host.cgroup_v2);
+        let host = merge::host_config(host_config, &self.shared.config(), self.shared.host.cgroup_v2);
         let made = self.make(name, config, host, networks, Base::Image(image)).await?;
         Ok(CreateResponse { id: made.id().to_string(), warnings })
     }
@@ -80,10 +80,10 @@ impl Engine {
         host_config: HostConfig,
     ) -> Result<Container> {
         let config = validate::config(config)?;
-        validate::host_config(&host_config, &self.shared.host, &self.shared.config)?;
+        validate::host_config(&host_config, &self.shared.host, &self.shared.config())?;
         let config = merge::config(config, &oci_image::ContainerConfig::default())?;
         let networks = wanted_networks(&host_config.network_mode, NetworkingConfig::default())?;
-        let host = merge::host_config(host_config, &self.shared.config, self.shared.host.cgroup_v2);
+        let host = merge::host_config(host_config, &self.shared.config(), self.shared.host.cgroup_v2);
         self.make(None, config, host, networks, Base::Layers(layers.to_vec())).await
     }
 
@@ -101,6 +101,7 @@ impl Engine {
         networks: BTreeMap<String, EndpointSettings>,
         base: Base,
     ) -> Result<Container> {
+        let _timer = corten_base::metrics::CONTAINER_CREATE.timer();
         let shared = self.shared.clone();
         corten_logs::Options::parse(&host.log_config.kind, &host.log_config.config)?.check_host()?;
         spec::security(host.security_opt.as_deref().unwrap_or_default())?;

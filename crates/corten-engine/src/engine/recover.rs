@@ -67,7 +67,7 @@ impl Engine {
             let monitor =
                 Monitor::start(sink).map_err(|e| Error::io("start the thread that listens to shims", e))?;
             shared.monitor.set(monitor).map_err(|_| Error::ShuttingDown)?;
-            if shared.config.fast_joins {
+            if shared.config().fast_joins {
                 let joins = FastJoins::on().map_err(|e| Error::io("switch favordynmods on", e))?;
                 shared.joins.set(joins).map_err(|_| Error::ShuttingDown)?;
             }
@@ -203,7 +203,7 @@ fn records(shared: &Shared) -> Result<BTreeMap<String, Arc<ContainerRecord>>> {
     shared.db.each(CONTAINERS, |id, record: ContainerRecord| {
         records.insert(id.to_owned(), Arc::new(shared.compact(record)));
     })?;
-    for id in ids(&shared.config.exec_root.join("containers")) {
+    for id in ids(&shared.config().exec_root.join("containers")) {
         if records.contains_key(id.as_str()) {
             continue;
         }
@@ -241,12 +241,12 @@ fn restore_networks(shared: &Shared, findings: &[Finding]) -> Result<()> {
 /// Removes what has no record: processes, directories, writable layers, states.
 fn sweep(shared: &Shared, findings: &[Finding], stale: Vec<String>) -> Result<()> {
     let known: BTreeSet<&str> = findings.iter().map(|f| f.record.id.as_str()).collect();
-    for id in ids(&shared.config.exec_root.join("containers")) {
+    for id in ids(&shared.config().exec_root.join("containers")) {
         if !known.contains(id.as_str()) {
             sweep_orphan(shared, &id);
         }
     }
-    for id in ids(&shared.config.root.join("containers")) {
+    for id in ids(&shared.config().root.join("containers")) {
         if !known.contains(id.as_str()) {
             std::fs::remove_dir_all(shared.dir(&id)).ok();
         }

@@ -27,8 +27,6 @@ use crate::content::{Ingest, Pins};
 use crate::snapshot::Staged;
 use crate::{Image, ImageError, Layer, LayerPhase, Progress, ProgressEvent};
 
-/// Layers that are downloaded at the same time.
-const PARALLEL: usize = 3;
 /// Chunks between network and unpacking.
 const QUEUE: usize = 16;
 /// Shortest time between two lines about one layer.
@@ -203,13 +201,14 @@ impl Pull<'_> {
                 wanted.push(Wanted { layer: Layer { diff_id: diff_id.clone(), blob: blob.clone() }, id });
             }
         }
-        let slots = Arc::new(Semaphore::new(PARALLEL));
+        let parallel = self.images.parallel_downloads();
+        let slots = Arc::new(Semaphore::new(parallel));
         // Cancelling stops all layers, also when one of them failed.
         let stop = Cancel::new();
         let _stop_all = stop.on_drop();
         let mut tasks = tokio::task::JoinSet::new();
         for (n, wanted) in wanted.into_iter().enumerate() {
-            if n >= PARALLEL {
+            if n >= parallel {
                 self.progress.layer(&wanted.id, LayerPhase::Waiting, None);
             }
             let task = LayerTask {

@@ -13,9 +13,6 @@ use super::load::is_attestation;
 use super::pull::until_cancelled;
 use crate::{Image, ImageError, LayerPhase, Progress, ProgressEvent};
 
-/// Blobs that are uploaded at the same time.
-const PARALLEL: usize = 5;
-
 impl Images {
     /// Pushes a name, or all tags of a repository where the reference has no tag. With a platform only its
     /// manifest is pushed. Publishes `push`.
@@ -173,13 +170,14 @@ impl Push<'_> {
             self.progress.layer(&layer.digest.hex()[..12], LayerPhase::Preparing, None);
         }
         blobs.push((manifest.config.clone(), false));
-        let slots = Arc::new(Semaphore::new(PARALLEL));
+        let parallel = self.images.parallel_uploads();
+        let slots = Arc::new(Semaphore::new(parallel));
         let mut tasks = tokio::task::JoinSet::new();
         for (n, (blob, shown)) in blobs.into_iter().enumerate() {
             pins.add(&blob.digest);
             let id = blob.digest.hex()[..12].to_owned();
             let progress = if shown { self.progress.clone() } else { Progress::none() };
-            if n >= PARALLEL {
+            if n >= parallel {
                 progress.layer(&id, LayerPhase::Waiting, None);
             }
             let task = BlobTask {

@@ -32,13 +32,14 @@ impl Client {
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
             return Err(RegistryError::Config { what: format!("invalid URL {url:?}") });
         }
-        let response = self.transport.send(&Call::new(Method::GET, uri.clone())).await?;
+        let transport = self.transport();
+        let response = transport.send(&Call::new(Method::GET, uri.clone())).await?;
         if !response.status().is_success() {
             // COMPAT: wording of the classic builder.
             let what = format!("failed to GET {url} with status {}", response.status());
             return Err(RegistryError::Protocol { what });
         }
-        let idle = self.transport.config.idle_timeout;
+        let idle = transport.config.idle_timeout;
         let (head, body) = response.into_parts();
         let left = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
         Ok(Download { uri, headers: head.headers, body, idle, left })

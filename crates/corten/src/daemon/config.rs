@@ -36,6 +36,14 @@ pub(crate) struct Config {
     pub(crate) log_level: String,
     pub(crate) experimental: bool,
     pub(crate) labels: Vec<String>,
+    /// `--log-format=json`.
+    pub(crate) json_logs: bool,
+    /// `--metrics-addr`.
+    pub(crate) metrics: Option<std::net::SocketAddr>,
+    /// Layers of one pull at a time.
+    pub(crate) downloads: usize,
+    /// Layers of one push at a time.
+    pub(crate) uploads: usize,
     pub(crate) engine: EngineConfig,
     pub(crate) net: NetConfig,
     pub(crate) registry: ClientConfig,
@@ -70,7 +78,7 @@ impl Config {
         s.refuse_unsupported()?;
         one_of(s, "storage-driver", &["overlayfs", "overlay2"])?;
         one_of(s, "firewall-backend", &["nftables"])?;
-        one_of(s, "log-format", &["text"])?;
+        one_of(s, "log-format", &["text", "json"])?;
         one_of(s, "log-level", &["trace", "debug", "info", "warn", "error", "fatal"])?;
         for option in s.list("exec-opt") {
             match option.split_once('=') {
@@ -78,11 +86,6 @@ impl Config {
                     ("native.cgroupdriver", "cgroupfs") | ("native.cgroup-favordynmods", "true" | "false"),
                 ) => {}
                 _ => return Err(wrong(format!("--exec-opt {option} is not supported by this daemon"))),
-            }
-        }
-        for (name, built_in) in [("max-concurrent-downloads", 3), ("max-concurrent-uploads", 5)] {
-            if s.number(name).is_some_and(|n| n != built_in) {
-                return Err(wrong(format!("--{name} other than {built_in} is not supported by this daemon")));
             }
         }
         check_features(s)?;
@@ -97,12 +100,33 @@ impl Config {
             log_level: s.text("log-level").unwrap_or("info").to_owned(),
             experimental: s.bool_or("experimental", false),
             labels: labels(s)?,
+            json_logs: s.text("log-format") == Some("json"),
+            metrics: metrics(s)?,
+            downloads: parallel(s, "max-concurrent-downloads", "max concurrent downloads", 3)?,
+            uploads: parallel(s, "max-concurrent-uploads", "max concurrent uploads", 5)?,
             engine: engine(s, root.clone(), exec_root.clone())?,
             net: net(s, &root, exec_root.clone())?,
             registry: registry(s)?,
             root,
             exec_root,
         })
+    }
+}
+
+/// COMPAT: `host:port`, where the host may be left out.
+fn metrics(s: &Settings) -> Result<Option<std::net::SocketAddr>, SettingsError> {
+    use std::net::ToSocketAddrs;
+    let Some(text) = s.text("metrics-addr").filter(|t| !t.is_empty()) else { return Ok(None) };
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    let mut all = full.to_socket_addrs().map_err(|e| wrong(format!("invalid metrics-addr {text:?}: {e}")))?;
+    Ok(all.next())
+}
+
+/// COMPAT: 0 is the default.
+fn parallel(s: &Settings, name: &str, words: &str, default: usize) -> Result<usize, SettingsError> {
+    match s.number(name) {
+        None | Some(0) => Ok(default),
+        Some(n) => usize::try_from(n).map_err(|_| wrong(format!("invalid {words}: {n}"))),
     }
 }
 
@@ -438,7 +462,9 @@ mod tests {
                 "--exec-opt native.cgroupdriver=systemd is not supported",
             ),
             (&["--bip", "x"], "invalid value \"x\" for --bip"),
-            (&["--metrics-addr", ":9323"], "--metrics-addr is not supported by this daemon"),
+            (&["--metrics-addr", "9323"], "invalid metrics-addr \"9323\": "),
+            (&["--max-concurrent-uploads", "-1"], "invalid max concurrent uploads: -1"),
+            (&["--rootless"], "--rootless is not supported by this daemon"),
         ] {
             let text = config(args).unwrap_err();
             assert!(text.starts_with(want), "{text}");

@@ -22,7 +22,7 @@ use corten_runtime::client::Launcher;
 use tokio::runtime::{Handle, Runtime};
 
 use super::config::Config;
-use super::settings::Settings;
+use super::reload::reload;
 use super::steps::EngineSteps;
 use super::{host, logging, signals, systemd};
 
@@ -39,7 +39,7 @@ pub(crate) fn run(config: Config, args: Vec<OsString>) -> anyhow::Result<()> {
     let begin = Instant::now();
     // Each worker would otherwise keep an arena of its own at the size of its busiest moment.
     let capped = corten_sys::memory::cap_arenas(2) && corten_sys::memory::map_from(256 * 1024);
-    logging::start(&config.log_level, config.debug, false)?;
+    logging::start(&config.log_level, config.debug, config.json_logs)?;
     if !capped {
         tracing::debug!("the allocator cannot be tuned");
     }
@@ -62,23 +62,37 @@ pub(crate) fn run(config: Config, args: Vec<OsString>) -> anyhow::Result<()> {
     served
 }
 
-fn serve(runtime: &Runtime, config: Config, args: &[OsString], begin: Instant) -> anyhow::Result<()> {
+fn serve(runtime: &Runtime, mut config: Config, args: &[OsString], begin: Instant) -> anyhow::Result<()> {
     let stop = Cancel::new();
     let mut activated = systemd::activated().context("socket activation")?;
-    let (services, listeners) = runtime.block_on(async {
+    let (services, listeners, metrics) = runtime.block_on(async {
         let services = open(&config, runtime.handle()).await?;
         // Only now: who can connect finds a daemon that is ready.
         let listeners = bind_all(&config, &mut activated)?;
-        anyhow::Ok((services, listeners))
+        let metrics = match config.metrics {
+            Some(address) => Some(
+                tokio::net::TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("failed to start metrics server: listen on {address}"))?,
+            ),
+            None => None,
+        };
+        anyhow::Ok((services, listeners, metrics))
     })?;
     runtime.block_on(async {
         let server = Server::new(Arc::clone(&services), stop.clone());
-        let tasks: Vec<_> = listeners.into_iter().map(|l| tokio::spawn(server.clone().serve(l))).collect();
+        let mut tasks: Vec<_> =
+            listeners.into_iter().map(|l| tokio::spawn(server.clone().serve(l))).collect();
+        if let Some(listener) = metrics {
+            tracing::info!(address = ?listener.local_addr().ok(), "metrics are served");
+            let serving = corten_api::metrics::serve(Arc::clone(&services), listener, stop.clone());
+            tasks.push(tokio::spawn(serving));
+        }
         systemd::notify("READY=1");
         let started_ms = begin.elapsed().as_millis();
         corten_sys::memory::trim();
         tracing::info!(started_ms, version = env!("CARGO_PKG_VERSION"), "daemon is ready");
-        until_told(args, &config).await;
+        until_told(args, &mut config, &services).await;
         systemd::notify("STOPPING=1");
         tracing::info!("daemon ends");
         stop.cancel();
@@ -118,6 +132,8 @@ async fn open(config: &Config, runtime: &Handle) -> anyhow::Result<Arc<Services>
             .map_err(full)
             .context("builder")?;
     let daemon = host::facts(config)?;
+    images.set_parallel(config.downloads, config.uploads);
+    let daemon = std::sync::RwLock::new(Arc::new(daemon));
     Ok(Arc::new(Services { engine, images, builder, registries, daemon }))
 }
 
@@ -162,29 +178,14 @@ fn group_id(wanted: Option<&str>) -> anyhow::Result<Option<u32>> {
 }
 
 /// Waits for the end; reloads what can be reloaded in the meantime.
-async fn until_told(args: &[OsString], config: &Config) {
+async fn until_told(args: &[OsString], config: &mut Config, services: &Services) {
     let ended = signals::ended();
     let mut ended = std::pin::pin!(ended);
     let Ok(mut hangup) = signals::reload() else { return ended.await };
     loop {
         tokio::select! {
             () = ended.as_mut() => return,
-            Some(()) = hangup.recv() => reload(args, config),
-        }
-    }
-}
-
-/// SIGHUP: the log level is taken from the file again; everything else needs a restart.
-fn reload(args: &[OsString], running: &Config) {
-    let new = Settings::from_args(args).and_then(|flags| super::configuration(&flags));
-    match new {
-        Err(error) => tracing::error!(%error, "configuration not reloaded"),
-        Ok(new) => {
-            logging::set_level(&new.log_level, new.debug);
-            tracing::info!(level = new.log_level, debug = new.debug, "log level reloaded");
-            if new.labels != running.labels {
-                tracing::warn!("labels change at the next start of the daemon");
-            }
+            Some(()) = hangup.recv() => reload(args, config, services),
         }
     }
 }

@@ -13,6 +13,7 @@ mod lifecycle;
 mod links;
 mod logs;
 mod network;
+mod operation;
 mod registry;
 mod runtimes;
 mod soak;
