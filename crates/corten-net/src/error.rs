@@ -43,6 +43,11 @@ pub enum NetError {
         /// Name of the driver.
         driver: &'static str,
     },
+    /// Rules that the host filters by cannot be followed.
+    #[error(
+        "--firewall=respect: this host has rules of iptables-legacy, which cannot be followed; move them to iptables-nft"
+    )]
+    LegacyRules,
     /// No such endpoint.
     #[error("no endpoint {id}")]
     NoEndpoint {
@@ -251,7 +256,8 @@ impl NetError {
             | Self::NoSandbox { .. }
             | Self::NoEndpoint { .. } => Kind::NotFound,
             Self::SeveralSubnets => Kind::Forbidden,
-            Self::UnsupportedDriver { .. }
+            Self::LegacyRules
+            | Self::UnsupportedDriver { .. }
             | Self::NoSuchLinks { .. }
             | Self::NoRates { .. }
             | Self::NoPorts { .. } => Kind::Unsupported,

@@ -101,6 +101,14 @@ impl Net {
         let foreign = match &filter {
             Some(_) => {
                 let respect = config.host_rules == HostRules::Respect;
+                if foreign::has_legacy_rules() {
+                    if respect {
+                        return Err(NetError::LegacyRules);
+                    }
+                    tracing::warn!(
+                        "this host has rules of iptables-legacy: see docs/networking.md for what they need"
+                    );
+                }
                 let foreign = Foreign::open(format!("corten-{}", config.instance), respect);
                 Some(Mutex::new(foreign.map_err(kernel("open nftables"))?))
             }

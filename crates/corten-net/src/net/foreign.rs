@@ -235,6 +235,14 @@ fn is_ours(rule: &RuleNote, mark: &str) -> bool {
         .is_some_and(|rest| mark.ends_with('-') || rest.is_empty() || rest.starts_with(':'))
 }
 
+/// Whether somebody filters by iptables-legacy, in the calling thread's namespace.
+pub(super) fn has_legacy_rules() -> bool {
+    ["ip_tables_names", "ip6_tables_names"].iter().any(|file| {
+        std::fs::read_to_string(format!("/proc/thread-self/net/{file}"))
+            .is_ok_and(|names| names.lines().any(|name| name == "filter"))
+    })
+}
+
 /// The comments of the two rules for a link.
 fn notes(link: &str, mark: &str) -> [String; 2] {
     [format!("{mark}:{link}:in"), format!("{mark}:{link}:out")]

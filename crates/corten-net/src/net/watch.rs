@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corten_sys::netlink::{Family, Socket};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
@@ -55,8 +55,10 @@ impl Drop for Watch {
     }
 }
 
-/// Other programs change their tables in many steps; this long after the last one we look.
-const QUIET: Duration = Duration::from_millis(20);
+/// Other programs change their tables in many steps, and would find chains in use that they have just emptied: this long
+/// after the last change we look, or this long after the first if it does not end.
+const QUIET: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What notices come to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -68,12 +70,12 @@ struct Changes {
 fn run(inner: &Weak<Inner>, socket: &Socket, stop: &OwnedFd, own: &[u32], table: &str) {
     let mut buffer = Vec::new();
     let mut changes = Changes::default();
+    let mut since: Option<Instant> = None;
     loop {
-        let pending = changes.removed || changes.others;
-        let quiet = Timespec { tv_sec: 0, tv_nsec: QUIET.subsec_nanos().into() };
+        let left = since.map(|s| QUIET.min(PATIENCE.saturating_sub(s.elapsed())));
+        let left = left.map(|l| Timespec { tv_sec: 0, tv_nsec: l.subsec_nanos().into() });
         let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-        // What is missing of ours is made again at once.
-        match rustix::event::poll(&mut fds, if pending { Some(&quiet) } else { None }) {
+        match rustix::event::poll(&mut fds, left.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 tracing::error!(%error, "the packet filter is not watched any more");
@@ -85,13 +87,16 @@ fn run(inner: &Weak<Inner>, socket: &Socket, stop: &OwnedFd, own: &[u32], table:
         }
         if !fds[0].revents().is_empty() {
             look(socket, &mut buffer, own, table, &mut changes);
-            if !changes.removed {
+            if changes.others && !changes.removed && since.is_none_or(|s| s.elapsed() < PATIENCE) {
+                since.get_or_insert_with(Instant::now);
                 continue;
             }
         }
+        // What is missing of ours is made again at once.
         if !changes.removed && !changes.others {
             continue;
         }
+        since = None;
         let Some(inner) = inner.upgrade() else { return };
         if let Err(error) = repair(&inner, std::mem::take(&mut changes), table) {
             tracing::error!(%error, "cannot make the packet filter rules again");

@@ -45,7 +45,7 @@ fn docker_user_comes_first() {
         for harm in [
             "iptables -P FORWARD DROP",
             "iptables -F FORWARD",
-            "iptables -F; iptables -X",
+            "iptables -F; iptables -X || true",
             "nft flush ruleset",
         ] {
             sh(harm);
@@ -189,5 +189,34 @@ fn ufw_closes_what_it_is_told_to_close() {
             net.retire().unwrap();
             sh("ufw --force disable");
         }
+    });
+}
+
+/// Rules that cannot be followed must not be ignored.
+#[test]
+fn legacy_rules_are_not_respected_in_silence() {
+    isolated("firewalls::legacy_rules_are_not_respected_in_silence", || {
+        // A kernel without iptables-legacy has no such rules.
+        let made =
+            std::process::Command::new("iptables-legacy").args(["-A", "INPUT", "-j", "ACCEPT"]).output();
+        if !made.is_ok_and(|o| o.status.success()) {
+            return println!("this kernel has no iptables-legacy");
+        }
+        let mut respectful = config("test");
+        respectful.host_rules = HostRules::Respect;
+        let error = Net::open(respectful).unwrap_err();
+        assert!(error.to_string().contains("iptables-legacy"), "{error}");
+        // Beside it everything works.
+        let out = outside();
+        let (net, bridge) = open();
+        let web = container(&net, &bridge, "web", |e| e.ports = vec![port(8080, 80)]);
+        serve(&web.ns, "0.0.0.0:80");
+        assert!(ask(Some(&out), "198.51.100.1:8080").is_some());
+        sh("iptables-legacy -P FORWARD DROP");
+        assert!(ask(Some(&out), "198.51.100.1:8080").is_none());
+        sh(
+            "iptables-legacy -A FORWARD -i docker0 -j ACCEPT; iptables-legacy -A FORWARD -o docker0 -j ACCEPT",
+        );
+        assert!(ask(Some(&out), "198.51.100.1:8080").is_some());
     });
 }
