@@ -68,6 +68,14 @@ impl Net {
         if config.instance.is_empty() || config.instance.len() > 16 || !config.instance.bytes().all(plain) {
             return Err(NetError::InvalidInstance { name: config.instance });
         }
+        if config.firewall && foreign::has_legacy_rules() {
+            if config.host_rules == HostRules::Respect {
+                return Err(NetError::LegacyRules);
+            }
+            tracing::warn!(
+                "this host has rules of iptables-legacy: see docs/networking.md for what they need"
+            );
+        }
         let kernel = |action: &'static str| NetError::kernel(action);
         let mut host = Rtnetlink::open().map_err(kernel("open rtnetlink"))?;
         let mtu = match config.mtu {
@@ -101,14 +109,6 @@ impl Net {
         let foreign = match &filter {
             Some(_) => {
                 let respect = config.host_rules == HostRules::Respect;
-                if foreign::has_legacy_rules() {
-                    if respect {
-                        return Err(NetError::LegacyRules);
-                    }
-                    tracing::warn!(
-                        "this host has rules of iptables-legacy: see docs/networking.md for what they need"
-                    );
-                }
                 let foreign = Foreign::open(format!("corten-{}", config.instance), respect);
                 Some(Mutex::new(foreign.map_err(kernel("open nftables"))?))
             }
