@@ -30,6 +30,8 @@ pub struct DefaultBridge {
     pub default_gateway: Option<Ipv4Addr>,
     /// `--ipv6`.
     pub ipv6: bool,
+    /// `--bip6`: address and prefix of the link.
+    pub bip6: Option<Ipv6Net>,
     /// `--fixed-cidr-v6`.
     pub fixed_cidr_v6: Option<Ipv6Net>,
     /// `--default-gateway-v6`.
@@ -44,6 +46,34 @@ pub enum HostRules {
     Docker,
     /// A published port is subject to the rules of the hook `input` like a port of the host.
     Respect,
+}
+
+/// A mark of the packet filter, and which of its bits count: `0x2/0xff`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirewallMark {
+    /// The bits as they must be.
+    pub value: u32,
+    /// Those that are looked at.
+    pub mask: u32,
+}
+
+/// The text is no mark.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("invalid firewall mark {0:?}: VALUE or VALUE/MASK is expected")]
+pub struct InvalidMark(String);
+
+impl std::str::FromStr for FirewallMark {
+    type Err = InvalidMark;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMark> {
+        let number = |t: &str| match t.strip_prefix("0x") {
+            Some(digits) => u32::from_str_radix(digits, 16).ok(),
+            None => t.parse().ok(),
+        };
+        let (value, mask) = text.split_once('/').unwrap_or((text, "0xffffffff"));
+        let mark = number(value).zip(number(mask)).map(|(value, mask)| Self { value: value & mask, mask });
+        mark.ok_or_else(|| InvalidMark(text.to_owned()))
+    }
 }
 
 /// Everything [`crate::Net::open`] needs to know.
@@ -71,6 +101,8 @@ pub struct NetConfig {
     /// Nobody else may change our rules, where the kernel can see to that (Linux 6.9). Elsewhere, and if this is false,
     /// rules that somebody takes away are made again at once.
     pub exclusive_rules: bool,
+    /// `--bridge-accept-fwmark`: packets into bridges with this mark, under this mask, are let through.
+    pub accept_mark: Option<FirewallMark>,
     /// `--allow-direct-routing`: published ports can be reached at containers' own addresses from other links.
     pub direct_routing: bool,
     /// `--ip-masq` of the default bridge.
@@ -100,6 +132,7 @@ impl NetConfig {
             firewall: true,
             host_rules: HostRules::Docker,
             exclusive_rules: true,
+            accept_mark: None,
             direct_routing: false,
             ip_masq: true,
             icc: true,
@@ -144,7 +177,14 @@ impl NetConfig {
                     .collect(),
             });
         }
-        if let Some(v6) = bridge.fixed_cidr_v6 {
+        if let Some(bip6) = bridge.bip6 {
+            ipam.push(IpamConfig {
+                subnet: Some(IpNet::V6(bip6.trunc())),
+                ip_range: bridge.fixed_cidr_v6.map(IpNet::V6),
+                gateway: Some(IpAddr::V6(bip6.addr())).filter(|a| *a != IpAddr::V6(bip6.network())),
+                aux_addresses: std::collections::BTreeMap::new(),
+            });
+        } else if let Some(v6) = bridge.fixed_cidr_v6 {
             ipam.push(IpamConfig {
                 subnet: Some(IpNet::V6(v6.trunc())),
                 ip_range: None,

@@ -43,7 +43,7 @@ mod route;
 mod sandbox;
 mod state;
 
-pub use config::{AddressPool, DefaultBridge, HostRules, NetConfig};
+pub use config::{AddressPool, DefaultBridge, FirewallMark, HostRules, InvalidMark, NetConfig};
 pub use endpoint::{
     EndpointRecord, EndpointSpec, InterfaceStats, InvalidMac, Mac, PortRecord, PortSpec, Protocol, Rates,
     SandboxSpec, Upstream, sandbox_id,

@@ -100,7 +100,9 @@ impl Net {
             }
             no_routing |= before == Some(true);
             if !waiting {
-                table.commit(&plan::ruleset(&[], true)).map_err(kernel("make the nft rules"))?;
+                table
+                    .commit(&plan::ruleset(&[], true, config.accept_mark))
+                    .map_err(kernel("make the nft rules"))?;
             }
             Some(Mutex::new(table))
         } else {
@@ -379,7 +381,8 @@ impl Net {
         let state = lock(&self.0.state);
         let networks: Vec<&NetworkRecord> = state.networks.values().collect();
         let routing = if self.0.no_routing { plan::no_routing() } else { Vec::new() };
-        let expected = plan::rule_count(&plan::ruleset(&networks, false)) + plan::rule_count(&routing);
+        let expected = plan::rule_count(&plan::ruleset(&networks, false, self.0.config.accept_mark))
+            + plan::rule_count(&routing);
         let mut table = lock(filter);
         if table.is_intact(expected).map_err(NetError::kernel("read the nft table"))? {
             return Ok(false);
@@ -416,7 +419,7 @@ impl Inner {
         let Some(filter) = self.ready_filter() else { return Ok(()) };
         let state = lock(&self.state);
         let networks: Vec<&NetworkRecord> = state.networks.values().collect();
-        let commands = plan::ruleset(&networks, false);
+        let commands = plan::ruleset(&networks, false, self.config.accept_mark);
         lock(filter).commit(&commands).map_err(NetError::kernel("make the nft rules"))?;
         self.be_admitted(&networks);
         Ok(())
@@ -458,7 +461,7 @@ impl Inner {
         let Some(filter) = &self.filter else { return Ok(()) };
         let state = lock(&self.state);
         let networks: Vec<&NetworkRecord> = state.networks.values().collect();
-        let mut commands = plan::ruleset(&networks, true);
+        let mut commands = plan::ruleset(&networks, true, self.config.accept_mark);
         if self.no_routing {
             commands.extend(plan::no_routing());
         }

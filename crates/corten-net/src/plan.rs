@@ -16,6 +16,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::config::FirewallMark;
 use crate::endpoint::Protocol;
 use crate::network::{Driver, GatewayMode, NetworkRecord};
 use crate::nft::shorthand::{
@@ -109,7 +110,11 @@ impl Publication {
 }
 
 /// Everything: chains and sets where they are missing, the rules for these networks, no ports yet if `reset`.
-pub(crate) fn ruleset(networks: &[&NetworkRecord], reset: bool) -> Vec<Command> {
+pub(crate) fn ruleset(
+    networks: &[&NetworkRecord],
+    reset: bool,
+    accept_mark: Option<FirewallMark>,
+) -> Vec<Command> {
     let mut commands = frame();
     for chain in [GUARD, PUBLISHED, LOCAL, OUTGOING, FORWARD] {
         commands.push(Command::FlushChain { chain });
@@ -134,7 +139,7 @@ pub(crate) fn ruleset(networks: &[&NetworkRecord], reset: bool) -> Vec<Command> 
     for network in &bridges {
         commands.extend(outgoing(network));
     }
-    commands.extend(forwarding());
+    commands.extend(forwarding(accept_mark));
     commands
 }
 
@@ -329,7 +334,7 @@ fn outgoing(network: &NetworkRecord) -> Vec<Command> {
     commands
 }
 
-fn forwarding() -> Vec<Command> {
+fn forwarding(accept_mark: Option<FirewallMark>) -> Vec<Command> {
     let mut commands = vec![
         rule(FORWARD, [established(), accept()]),
         rule(FORWARD, [link_pair_among(OPEN), accept()]),
@@ -347,6 +352,14 @@ fn forwarding() -> Vec<Command> {
             FORWARD,
             [family, out_link_among(BRIDGES), destination(v6, 0), service(width), lookup, accept()],
         ));
+    }
+    if let Some(FirewallMark { value, mask }) = accept_mark {
+        let marked = vec![
+            Expr::Meta { key: Meta::Mark, to: 0 },
+            Expr::Mask { register: 0, mask: mask.to_ne_bytes().to_vec() },
+            Expr::Compare { register: 0, equal: true, value: value.to_ne_bytes().to_vec() },
+        ];
+        commands.push(rule(FORWARD, [out_link_among(BRIDGES), marked, accept()]));
     }
     commands.push(rule(FORWARD, [out_link_among(BRIDGES), deny()]));
     commands.push(rule(FORWARD, [in_link_among(BRIDGES), accept()]));

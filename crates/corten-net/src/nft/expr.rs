@@ -32,6 +32,7 @@ impl Verdict {
 /// Facts about a packet that are not in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meta {
+    Mark = 3,
     InName = 6,
     OutName = 7,
     /// IPv4 or IPv6: 2 or 10.

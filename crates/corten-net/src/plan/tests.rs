@@ -55,7 +55,7 @@ fn what_a_network_is_decides_its_sets() {
         (&strangers, [1, 0, 0, 0], 3),
         (&direct, [1, 0, 1, 1], 3),
     ] {
-        let commands = ruleset(&[network], false);
+        let commands = ruleset(&[network], false, None);
         assert_eq!([BRIDGES, INTERNAL, OPEN, DIRECT[0]].map(|s| members(&commands, s)), expected);
         assert_eq!(rules(&commands, OUTGOING).count(), outgoing);
     }
@@ -63,7 +63,7 @@ fn what_a_network_is_decides_its_sets() {
 
 #[test]
 fn the_last_word_of_forward_is_drop_into_and_accept_out_of_bridges() {
-    let commands = ruleset(&[], false);
+    let commands = ruleset(&[], false, None);
     let last: Vec<&Vec<Expr>> = rules(&commands, FORWARD).collect();
     let [.., into, out] = last.as_slice() else { panic!("too few rules") };
     assert_eq!(**into, [out_link_among(BRIDGES), deny()].concat());

@@ -129,6 +129,40 @@ fn ipv6_alone() {
     });
 }
 
+#[test]
+fn marks_direct_routing_and_the_bridges_own_ipv6() {
+    isolated("modes::marks_direct_routing_and_the_bridges_own_ipv6", || {
+        let out = outside();
+        let mut config = config("test");
+        config.accept_mark = Some("0x2/0x3".parse().unwrap());
+        config.direct_routing = true;
+        let own = config.bridge.as_mut().unwrap();
+        own.ipv6 = true;
+        own.bip6 = Some("2001:db8:7::9/64".parse().unwrap());
+        let net = corten_net::Net::open(config).unwrap();
+        let bridge = net.ensure_default_network(corten_base::Id::random()).unwrap().unwrap();
+        assert!(sh("ip -6 -o addr show dev docker0").contains("2001:db8:7::9/64"));
+        let c = container(&net, &bridge, "c", |e| e.ports = vec![port(Protocol::Tcp, 8080, 80)]);
+        assert_eq!(c.endpoints[0].gateway_v6, Some("2001:db8:7::9".parse().unwrap()));
+        serve(&c.ns, "0.0.0.0:80");
+        serve(&c.ns, "0.0.0.0:81");
+        sh_in(&out, "ip route add 172.17.0.0/16 via 198.51.100.1");
+        assert!(ask(Some(&out), "172.17.0.2:80").is_some(), "published, at its own address");
+        assert!(ask(Some(&out), "172.17.0.2:81").is_none());
+        let mark = |value: &str| {
+            format!(
+                "nft add table ip marks; nft 'add chain ip marks in {{ type filter hook prerouting priority -150; }}'; \
+                     nft flush chain ip marks in; nft add rule ip marks in tcp dport 81 meta mark set {value}"
+            )
+        };
+        sh(&mark("5"));
+        assert!(ask(Some(&out), "172.17.0.2:81").is_none());
+        sh(&mark("6"));
+        assert!(ask(Some(&out), "172.17.0.2:81").is_some(), "the bits that count are right");
+        assert!(!net.verify().unwrap());
+    });
+}
+
 /// Waits for one packet of this IP protocol on a link and gives its bytes from the IP header on.
 const CAPTURE: &str = "import socket,sys
 s=socket.socket(socket.AF_PACKET,socket.SOCK_DGRAM,socket.htons(3)); s.bind((sys.argv[1],0)); s.settimeout(20)

@@ -293,13 +293,11 @@ fn net(s: &Settings, root: &Path, exec_root: PathBuf) -> Result<NetConfig, Setti
             fixed_cidr: parse(s, "fixed-cidr")?,
             default_gateway: parse(s, "default-gateway")?,
             ipv6: s.bool_or("ipv6", false),
+            bip6: parse(s, "bip6")?,
             fixed_cidr_v6: parse(s, "fixed-cidr-v6")?,
             default_gateway_v6: parse(s, "default-gateway-v6")?,
         }),
     };
-    if s.text("bip6").is_some() {
-        return Err(wrong("--bip6 is not supported by this daemon: use --fixed-cidr-v6"));
-    }
     n.address_pools = pools(s)?;
     n.mtu = match s.number("mtu") {
         None | Some(0) => None,
@@ -321,6 +319,7 @@ fn net(s: &Settings, root: &Path, exec_root: PathBuf) -> Result<NetConfig, Setti
         Some(other) => return Err(wrong(format!("--firewall must be docker or respect: {other:?}"))),
     };
     n.ip_forward_no_drop = s.bool_or("ip-forward-no-drop", false);
+    n.accept_mark = parse(s, "bridge-accept-fwmark")?;
     n.direct_routing = s.bool_or("allow-direct-routing", false);
     n.ip_masq = s.bool_or("ip-masq", true);
     n.bridge_names = s.bool_or("bridge-dns", false);

@@ -138,6 +138,7 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("firewall-backend", Text, "nftables"),
     flag("firewall", Text, "docker, or respect: published ports are subject to the host's own rules"),
     flag("ip-forward-no-drop", Bool, "Switching forwarding on leaves the host's other links open to it"),
+    flag("bridge-accept-fwmark", Text, "VALUE[/MASK]: packets into bridges with this mark are let through"),
     flag("allow-direct-routing", Bool, "Published ports can be reached at containers' addresses too"),
     flag("ipv6", Bool, "IPv6 on the default bridge"),
     flag("userland-proxy", Bool, "Accepted: published ports need no proxy here"),
@@ -174,7 +175,6 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("cpu-rt-runtime", Number, ""),
     flag("userland-proxy-path", Text, ""),
     flag("rootless", Bool, ""),
-    flag("bridge-accept-fwmark", Text, ""),
     flag("min-api-version", Text, "").key(""),
     Flag { long: "", short: None, key: "builder", kind: Json, help: "" },
 ];
