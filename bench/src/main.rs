@@ -1,5 +1,7 @@
 //! The same scenarios on Corten and on the peers that Debian installs, in one run, as ratios.
 //!
+//! `cargo xtask bench raw [RUNS]` measures the runtime alone, see [`raw`].
+//!
 //! `cargo xtask bench [--only NAME] [--runs N] [--engines corten,docker,podman]`
 //!
 //! Every engine gets a network namespace and a data directory of its own; the engines take turns within each
@@ -11,6 +13,7 @@ mod crowd;
 mod engine;
 mod measure;
 mod network;
+mod raw;
 mod scenario;
 
 use std::process::ExitCode;
@@ -45,7 +48,7 @@ fn options() -> Result<Options> {
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let done = match network::program(&args) {
+    let done = match network::program(&args).or_else(|| raw::program(&args)) {
         Some(done) => done,
         None => options().and_then(|o| run(&o)),
     };

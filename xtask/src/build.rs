@@ -27,17 +27,21 @@ pub fn dist(profile: Profile) -> Result<PathBuf> {
         Profile::Release => (&["--release"], "release"),
     };
     run(cargo().args(["build", "--quiet", "-p", "corten", "--bin", "corten"]).args(flag))?;
-    // Static and position independent: it starts faster, and nothing of the host's libraries is mapped into a
-    // shim. Its own profile directory keeps these flags from rebuilding everything else.
-    run(cargo()
-        .args(["build", "--quiet", "-p", "corten-runtime", "--bin", "corten-runtime", "--profile", "runtime"])
-        .args(["--target", TRIPLE])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    runtime()?;
     let dist = target().join("dist").join(name);
     std::fs::create_dir_all(&dist).with_context(|| format!("create {}", dist.display()))?;
     install(&target().join(name).join("corten"), &dist)?;
     install(&target().join(TRIPLE).join("runtime").join("corten-runtime"), &dist)?;
     Ok(dist)
+}
+
+/// Static and position independent: it starts faster, and nothing of the host's libraries is mapped into a shim. Its
+/// own profile directory keeps these flags from rebuilding everything else.
+fn runtime() -> Result<()> {
+    run(cargo()
+        .args(["build", "--quiet", "-p", "corten-runtime", "--bin", "corten-runtime", "--profile", "runtime"])
+        .args(["--target", TRIPLE])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static"))
 }
 
 /// Replaces by rename, so that a running daemon of the same path is not disturbed.
@@ -48,8 +52,16 @@ fn install(program: &Path, dist: &Path) -> Result<()> {
     std::fs::rename(&temp, dist.join(name)).with_context(|| format!("install into {}", dist.display()))
 }
 
-/// Runs the benchmark with a release build.
+/// Runs the benchmark with a release build. The runtime alone (`raw`) needs nothing but the runtime.
 pub fn bench(args: &[String]) -> Result<()> {
+    if args.first().is_some_and(|a| a == "raw") {
+        runtime()?;
+        let place = target().join(TRIPLE).join("runtime");
+        return run(cargo()
+            .args(["run", "--quiet", "-p", "corten-bench", "--"])
+            .args(args)
+            .env("CORTEN_BIN_DIR", place));
+    }
     let dist = dist(Profile::Release)?;
     run(cargo()
         .args(["run", "--quiet", "--release", "-p", "corten-bench", "--"])

@@ -88,9 +88,22 @@ impl Cgroup {
         Ok(Self { hierarchies, relative })
     }
 
+    /// No groups at all: the container stays in those of its creator, and nothing limits or counts it.
+    pub(crate) fn none() -> Self {
+        Self { hierarchies: Vec::new(), relative: PathBuf::new() }
+    }
+
+    /// See [`Cgroup::none`].
+    pub(crate) fn is_none(&self) -> bool {
+        self.hierarchies.is_empty()
+    }
+
     /// Only the second version is mounted.
     #[must_use]
     pub fn is_v2(&self) -> bool {
+        if self.is_none() {
+            return Self::host_is_v2();
+        }
         self.hierarchies.iter().all(|h| h.unified)
     }
 
@@ -111,6 +124,10 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`]; what was made stays, see [`Cgroup::destroy`].
     pub fn create(&self, resources: &Resources) -> Result<(), CgroupError> {
+        if self.is_none() {
+            // Whoever chose it asked for no limits.
+            return Ok(());
+        }
         for h in &self.hierarchies {
             let parents: Vec<&Path> = h.group.ancestors().take(self.relative.components().count()).collect();
             for dir in parents.iter().rev() {
@@ -141,6 +158,15 @@ impl Cgroup {
         devices::apply(self, &resources.devices)
     }
 
+    /// What cannot be done without groups.
+    fn needed(&self, what: &str) -> Result<(), CgroupError> {
+        if !self.is_none() {
+            return Ok(());
+        }
+        let source = io::ErrorKind::NotFound.into();
+        Err(CgroupError { what: what.into(), path: "the container's control groups".into(), source })
+    }
+
     /// v2: lets the children of a group have controllers. What the kernel refuses shows when a limit is set.
     fn delegate(&self, dir: &Path) {
         if self.is_v2() {
@@ -155,6 +181,7 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`].
     pub fn update(&self, resources: &Resources) -> Result<(), CgroupError> {
+        self.needed("update")?;
         limits::apply(self, resources)
     }
 
@@ -173,10 +200,9 @@ impl Cgroup {
 
     /// The one directory of v2, for making a process straight in it.
     pub(crate) fn directory(&self) -> Result<Option<OwnedFd>, CgroupError> {
-        if !self.is_v2() {
+        let Some(Hierarchy { group: path, .. }) = self.hierarchies.first().filter(|_| self.is_v2()) else {
             return Ok(None);
-        }
-        let path = &self.hierarchies[0].group;
+        };
         let open = File::open(path).map_err(|source| CgroupError {
             what: "open".into(),
             path: path.clone(),
@@ -217,6 +243,7 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`].
     pub fn set_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
+        self.needed("freeze")?;
         let until = Instant::now() + Duration::from_secs(10);
         let v2 = self.is_v2();
         let (file, value) = match (v2, frozen) {
@@ -248,6 +275,9 @@ impl Cgroup {
     /// Whether the processes are suspended, by whomever.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
+        if self.is_none() {
+            return false;
+        }
         if self.is_v2() {
             self.read("", "cgroup.events").unwrap_or_default().contains("frozen 1")
         } else {

@@ -21,7 +21,7 @@ mod record;
 mod report;
 mod templates;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use corten_sys::{caps, process};
@@ -79,6 +79,8 @@ impl OciError {
 #[derive(Debug)]
 struct Context {
     store: Store,
+    /// New containers get control groups.
+    cgroups: bool,
 }
 
 const DEFAULT_ROOT: &str = "/run/corten/oci";
@@ -138,7 +140,12 @@ fn global(args: &[String], log: &mut Log) -> Result<i32, Failed> {
         return Ok(0);
     }
     let root = absolute(flags.value("root").unwrap_or(DEFAULT_ROOT)).map_err(failed)?;
-    let context = Context { store: Store::new(root) };
+    let cgroups = match flags.value("cgroup-manager") {
+        None | Some("cgroupfs") => true,
+        Some("disabled") => false,
+        Some(other) => return Err(early(OciError::Unsupported(format!("--cgroup-manager {other}")))),
+    };
+    let context = Context { store: Store::new(root), cgroups };
     log.debug(&format!("{name} {rest:?}"));
     if matches!(command, Command::Create | Command::Run | Command::Exec) {
         prepare(preserved(&given).map_err(failed)?).map_err(failed)?;
@@ -193,15 +200,15 @@ fn listen_fds() -> i32 {
         .unwrap_or(0)
 }
 
-/// Gets rid of what was inherited, and continues as this program through a mount of its own that cannot be written, or
-/// as a sealed copy: what runs inside a container for a moment must not be a way to the file on the host
+/// Gets rid of what was inherited, and continues as a sealed copy of this program, unless it is on a mount
+/// that cannot be written: what runs inside a container for a moment must not be a way to the file on the host
 /// (CVE-2019-5736).
 fn prepare(preserve: i32) -> Result<(), OciError> {
     // Closed by becoming the copy.
     process::close_on_exec_from(3 + preserve).map_err(OciError::io("close_range"))?;
     let own = Path::new("/proc/self/exe");
     if !cannot_be_written(own) {
-        return Err(continue_protected(own).map_or_else(|e| e, |never| match never {}));
+        return Err(continue_as_copy(own).map_or_else(|e| e, |never| match never {}));
     }
     rustix::thread::set_name(c"corten-oci").ok();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
@@ -216,23 +223,14 @@ fn cannot_be_written(own: &Path) -> bool {
     sealed || flags.is_ok_and(|f| f.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
-/// A mount of the program alone that no path leads to, and that is read-only for good.
-fn read_only_mount(own: &Path) -> std::io::Result<OwnedFd> {
-    use corten_sys::mount::{self, Change, attr};
-    let tree = mount::bind(own, false)?;
-    mount::change(tree.as_fd(), Change { set: attr::RDONLY, ..Change::default() }, false)?;
-    Ok(tree)
-}
-
-fn continue_protected(own: &Path) -> Result<std::convert::Infallible, OciError> {
+/// A copy, and not a read-only mount of the program: letting go of such a mount waits for the kernel's other
+/// processors, 3 to 12 ms (`synchronize_rcu_expedited`), and copying takes half of one.
+fn continue_as_copy(own: &Path) -> Result<std::convert::Infallible, OciError> {
     use std::ffi::CString;
     use std::os::unix::ffi::OsStringExt;
     let fail = || OciError::io("copy own program");
-    let program = read_only_mount(own).or_else(|_| {
-        let mut source = std::fs::File::open(own)?;
-        corten_sys::memfd::sealed_program("corten-oci", &mut source)
-    });
-    let program = program.map_err(fail())?;
+    let mut source = std::fs::File::open(own).map_err(fail())?;
+    let program = corten_sys::memfd::sealed_program("corten-oci", &mut source).map_err(fail())?;
     let path =
         CString::new(format!("/proc/self/fd/{}", program.as_raw_fd())).map_err(|e| fail()(e.into()))?;
     let args = std::env::args_os().map(|a| CString::new(a.into_vec()));

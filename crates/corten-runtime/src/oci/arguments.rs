@@ -16,6 +16,7 @@ pub(super) const GLOBAL: &[Flag] = &[
     (&["log-format"], true),
     (&["debug"], false),
     (&["systemd-cgroup"], false),
+    (&["cgroup-manager"], true),
     (&["rootless"], true),
     (&["version", "v"], false),
     HELP,

@@ -145,6 +145,18 @@ fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, OciError> {
     Ok(path)
 }
 
+/// Without control groups nothing can be limited; devices are open then, as with other runtimes.
+fn refuse_limits(spec: &Spec) -> Result<(), OciError> {
+    let limits = spec.linux.as_ref().and_then(|l| l.resources.clone());
+    let limits = limits.map(|r| Resources { devices: Vec::new(), ..r });
+    match limits {
+        Some(limits) if limits != Resources::default() => Err(OciError::refused(
+            "linux.resources needs control groups, which --cgroup-manager disabled turns off",
+        )),
+        _ => Ok(()),
+    }
+}
+
 impl Draft {
     fn new(context: &Context, given: &Arguments, detach: bool) -> Result<Self, OciError> {
         let id = given.id(false)?;
@@ -163,7 +175,12 @@ impl Draft {
         let process = process.unwrap_or_else(|| Process { cwd: "/".into(), ..Process::default() });
         let terminal = Terminal::of(given, process.terminal, detach)?;
         let pid_file = pid_file(given)?;
-        let cgroup = Cgroup::at(&cgroup_path(&spec, id)?)?;
+        let cgroup = if context.cgroups {
+            Cgroup::at(&cgroup_path(&spec, id)?)?
+        } else {
+            refuse_limits(&spec)?;
+            Cgroup::none()
+        };
         let dir = context.store.reserve(id)?;
         let record = Record {
             id: id.to_owned(),

@@ -169,7 +169,8 @@ impl Record {
 
 impl Container {
     pub(super) fn cgroup(&self) -> Result<Cgroup, OciError> {
-        Ok(Cgroup::at(&self.record.cgroup)?)
+        let none = self.record.cgroup.components().count() < 2;
+        if none { Ok(Cgroup::none()) } else { Ok(Cgroup::at(&self.record.cgroup)?) }
     }
 
     /// The first process, if it lives.

@@ -298,6 +298,31 @@ fn preserved_descriptors_reach_the_program_and_no_other() {
 }
 
 #[test]
+fn a_container_without_control_groups() {
+    if !privileged() {
+        return;
+    }
+    let none = ["--cgroup-manager", "disabled"];
+    let b = Bundle::with(&["sleep", "60"], |c| {
+        c["linux"].as_object_mut().unwrap().remove("resources");
+    });
+    let bundle = b.path("bundle");
+    let run = [&none[..], &["run", "-d", "-b", &bundle, &b.id]].concat();
+    assert_eq!(b.say(&run), (0, String::new()));
+    assert!(!b.group().exists());
+    assert_eq!(b.say(&["exec", &b.id, "echo", "in"]), (0, "in\n".into()));
+    for command in [&["pause", &b.id][..], &["update", "--memory", "64m", &b.id]] {
+        let (code, text) = b.say(command);
+        assert!(code == 1 && text.contains("the container's control groups"), "{text}");
+    }
+    assert_eq!(b.say(&["delete", "--force", &b.id]), (0, String::new()));
+    let b = Bundle::with(&["true"], |c| c["linux"]["resources"] = json!({ "pids": { "limit": 5 } }));
+    let bundle = b.path("bundle");
+    let (code, text) = b.say(&[&none[..], &["run", "-b", &bundle, &b.id]].concat());
+    assert!(code == 1 && text.contains("needs control groups"), "{text}");
+}
+
+#[test]
 fn a_link_named_runc_is_the_runtime() {
     if !privileged() {
         return;
