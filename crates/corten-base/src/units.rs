@@ -115,6 +115,27 @@ fn parse_size(text: &str, base: f64) -> Option<i64> {
     (value < 9.0e18).then_some(value as i64)
 }
 
+/// A duration as people say it: `Less than a second`, `About a minute`, `3 weeks`.
+#[must_use]
+pub fn human_duration(seconds: i64) -> String {
+    let minutes = seconds / 60;
+    // COMPAT: Docker rounds the hours, and cuts everything else off.
+    let hours = seconds.saturating_add(1800) / 3600;
+    match () {
+        () if seconds < 1 => "Less than a second".into(),
+        () if seconds == 1 => "1 second".into(),
+        () if seconds < 60 => format!("{seconds} seconds"),
+        () if minutes == 1 => "About a minute".into(),
+        () if minutes < 60 => format!("{minutes} minutes"),
+        () if hours == 1 => "About an hour".into(),
+        () if hours < 48 => format!("{hours} hours"),
+        () if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        () if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        () if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        () => format!("{} years", seconds / 3600 / 24 / 365),
+    }
+}
+
 /// Decimal size with four significant digits, as lists print it: `1.234MB`, `12kB`, `0B`.
 #[must_use]
 pub fn human_size(bytes: f64) -> String {
@@ -158,6 +179,29 @@ fn significant(value: f64, digits: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_for_people() {
+        for (seconds, want) in [
+            (-5, "Less than a second"),
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (119, "About a minute"),
+            (120, "2 minutes"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
+            (7200, "2 hours"),
+            (86400 * 3, "3 days"),
+            (86400 * 15, "2 weeks"),
+            (86400 * 90, "3 months"),
+            (86400 * 800, "2 years"),
+            (i64::MAX, "292471208677 years"),
+        ] {
+            assert_eq!(human_duration(seconds), want, "{seconds}");
+        }
+    }
 
     #[test]
     fn durations_as_in_go() {

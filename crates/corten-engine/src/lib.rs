@@ -61,4 +61,4 @@ pub use exec::{Exec, ExecStart};
 pub use failpoint::VARIABLE as FAILPOINT_VARIABLE;
 pub use filters::EventFilter;
 pub use record::{ContainerRecord, MountKind, MountRecord, RootfsRecord, Standing, StateRecord};
-pub use view::{ContainerView, Endpoint, Status, human_duration};
+pub use view::{ContainerView, Endpoint, Status};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use corten_base::{Id, time};
+use corten_base::{Id, time, units};
 use corten_net::{EndpointRecord, Protocol};
 use corten_wire::api::container::{
     ContainerSummary, HealthSummary, SummaryHostConfig, SummaryNetworkSettings,
@@ -207,7 +207,10 @@ impl ContainerView {
     /// `docker ps`'s STATUS.
     #[must_use]
     pub fn status_text(&self, now_ns: i128) -> String {
-        let since = |ns: i64| human_duration(now_ns - i128::from(ns));
+        let since = |ns: i64| {
+            let seconds = (now_ns - i128::from(ns)) / 1_000_000_000;
+            units::human_duration(i64::try_from(seconds).unwrap_or(0))
+        };
         let code = self.state.exit_code;
         match self.status {
             Status::Created => "Created".into(),
@@ -351,46 +354,4 @@ pub(crate) fn attributes(record: &ContainerRecord) -> BTreeMap<String, String> {
     all.insert("image".into(), record.config.image.clone());
     all.insert("name".into(), record.name.clone());
     all
-}
-
-/// Docker's rough durations: `Less than a second`, `About a minute`, `3 weeks`.
-#[must_use]
-pub fn human_duration(ns: i128) -> String {
-    let seconds = i64::try_from(ns.max(0) / 1_000_000_000).unwrap_or(i64::MAX);
-    let minutes = seconds / 60;
-    // COMPAT: hours are rounded, everything else is cut.
-    let hours = (seconds + 1800) / 3600;
-    match () {
-        () if seconds < 1 => "Less than a second".into(),
-        () if seconds == 1 => "1 second".into(),
-        () if seconds < 60 => format!("{seconds} seconds"),
-        () if minutes == 1 => "About a minute".into(),
-        () if minutes < 60 => format!("{minutes} minutes"),
-        () if hours == 1 => "About an hour".into(),
-        () if hours < 48 => format!("{hours} hours"),
-        () if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
-        () if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
-        () if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
-        () => format!("{} years", hours / 24 / 365),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn durations_for_people() {
-        for (seconds, want) in [
-            (0i128, "Less than a second"),
-            (1, "1 second"),
-            (59, "59 seconds"),
-            (60, "About a minute"),
-            (3599, "59 minutes"),
-            (3600, "About an hour"),
-            (7200, "2 hours"),
-            (86_400 * 3, "3 days"),
-            (86_400 * 21, "3 weeks"),
-        ] {
-            assert_eq!(super::human_duration(seconds * 1_000_000_000), want);
-        }
-    }
 }
