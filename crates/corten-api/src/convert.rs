@@ -59,8 +59,8 @@ pub(crate) fn summary(s: &Summary) -> api::ImageSummary {
     }
 }
 
-/// The manifests that are here.
-pub(crate) fn manifests(image: &Image) -> Vec<api::ManifestSummary> {
+/// The manifests that are here, and the containers made from them.
+pub(crate) fn manifests(image: &Image, containers: Vec<String>) -> Vec<api::ManifestSummary> {
     let runs_on = image.platform();
     let unpacked: u64 = image.layer_sizes.iter().flatten().sum();
     vec![api::ManifestSummary {
@@ -79,7 +79,7 @@ pub(crate) fn manifests(image: &Image) -> Vec<api::ManifestSummary> {
                 variant: runs_on.variant,
                 ..api::OciPlatform::default()
             },
-            containers: Vec::new(),
+            containers,
             size: api::UnpackedSize { unpacked: signed(unpacked) },
         }),
         attestation_data: None,
@@ -87,7 +87,7 @@ pub(crate) fn manifests(image: &Image) -> Vec<api::ManifestSummary> {
 }
 
 /// `GET /images/{name}/json`.
-pub(crate) fn inspect(image: &Image, with_manifests: bool) -> api::ImageInspect {
+pub(crate) fn inspect(image: &Image, containers: Option<Vec<String>>) -> api::ImageInspect {
     let config = &image.config;
     let comment = config.history.last().map(|h| h.comment.clone()).filter(|c| !c.is_empty());
     api::ImageInspect {
@@ -118,7 +118,7 @@ pub(crate) fn inspect(image: &Image, with_manifests: bool) -> api::ImageInspect 
             ),
         },
         descriptor: Some(descriptor(&image.target)),
-        manifests: with_manifests.then(|| manifests(image)),
+        manifests: containers.map(|containers| manifests(image, containers)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use corten_base::{Cancel, Kind, Reference};
-use corten_image::{Filters, ImportRequest, ProgressEvent, RemoveOptions};
+use corten_image::{Filters, Image, ImportRequest, ProgressEvent, RemoveOptions};
 use corten_wire::api::image::ImageSummary;
 use corten_wire::api::stream::JsonMessage;
 use http::StatusCode;
@@ -29,7 +29,7 @@ pub(crate) async fn list(call: Call) -> Answer {
     let mut list: Vec<ImageSummary> = found.iter().map(convert::summary).collect();
     if q.flag("manifests") {
         for (line, s) in list.iter_mut().zip(&found) {
-            line.manifests = Some(convert::manifests(&s.image));
+            line.manifests = Some(convert::manifests(&s.image, containers_of(&call, &s.image)));
         }
     }
     if q.flag("shared-size") {
@@ -41,6 +41,13 @@ pub(crate) async fn list(call: Call) -> Answer {
     call.ok(&list)
 }
 
+/// Ids of the containers that were made from this image.
+fn containers_of(call: &Call, image: &Image) -> Vec<String> {
+    let views = call.services.engine.views();
+    let made = views.iter().filter(|v| v.record.image.as_ref().is_some_and(|id| *id == image.id));
+    made.map(|v| v.record.id.to_string()).collect()
+}
+
 pub(crate) async fn inspect(call: Call) -> Answer {
     let wanted = platform(call.query.text("platform"))?;
     if wanted.is_some() && call.query.flag("manifests") {
@@ -49,7 +56,8 @@ pub(crate) async fn inspect(call: Call) -> Answer {
         ));
     }
     let image = call.services.images.resolve_for(call.name(), wanted.as_ref())?;
-    call.ok(&convert::inspect(&image, call.query.flag("manifests")))
+    let containers = call.query.flag("manifests").then(|| containers_of(&call, &image));
+    call.ok(&convert::inspect(&image, containers))
 }
 
 pub(crate) async fn history(call: Call) -> Answer {
