@@ -115,6 +115,17 @@ impl Cli {
         format!("unix://{path}")
     }
 
+    /// Address of the daemon for a program that does not know ours, with the daemon started: where nothing (flag,
+    /// environment, context) names another.
+    pub(crate) fn implied_host(&self) -> Result<Option<String>> {
+        if self.globals.host.is_some() || self.env.host.is_some() || self.context_name() != "default" {
+            return Ok(None);
+        }
+        let host = self.default_host();
+        start::ensure_daemon(self, &Endpoint::parse(&host, None)?)?;
+        Ok(Some(host))
+    }
+
     /// The client, connected at its first request.
     pub(crate) fn client(&self) -> Result<&Client> {
         if let Some(client) = self.client.get() {

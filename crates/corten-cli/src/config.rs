@@ -183,15 +183,14 @@ impl Config {
 
     /// Forgets credentials; says whether there were any.
     pub(crate) fn erase(&mut self, server: &str) -> Result<bool> {
-        let mut found = false;
-        if let Some(helper) = self.helper(server) {
-            found = run_helper(&helper, "erase", server).is_ok();
-        }
-        found |= self.auths().remove(server).is_some();
-        if found {
+        let erased = self.helper(server).is_some_and(|helper| run_helper(&helper, "erase", server).is_ok());
+        let kept =
+            self.values.get("auths").and_then(Value::as_object).is_some_and(|a| a.contains_key(server));
+        if kept {
+            self.auths().remove(server);
             self.save()?;
         }
-        Ok(found)
+        Ok(erased || kept)
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Env {
     pub(crate) custom_headers: Option<String>,
     pub(crate) auth_config: Option<String>,
     pub(crate) home: PathBuf,
+    /// `NO_COLOR` is not set.
+    pub(crate) colours: bool,
 }
 
 impl Env {
@@ -34,6 +36,7 @@ impl Env {
             custom_headers: text("DOCKER_CUSTOM_HEADERS"),
             auth_config: text("DOCKER_AUTH_CONFIG"),
             home,
+            colours: text("NO_COLOR").is_none(),
         }
     }
 

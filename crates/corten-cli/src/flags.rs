@@ -11,7 +11,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
 
 pub(crate) use check::parse_bool;
-pub(crate) use help::flag_help;
+pub(crate) use help::{default_note, flag_help, type_name};
 
 /// What a flag's value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,7 +186,10 @@ fn translate(error: &clap::Error, flags: &[Flag], args: &[std::ffi::OsString]) -
                 return format!("bad flag syntax: {word}");
             }
             if name.starts_with("--") {
-                return format!("unknown flag: {}", name.split('=').next().unwrap_or(&name));
+                let name = name.split('=').next().unwrap_or(&name);
+                let known = flags.iter().filter(|f| !f.hidden).map(|f| f.long);
+                let hint = crate::tree::suggestion(&name[2..], known, |flag| format!("--{flag}"));
+                return format!("unknown flag: {name}{hint}");
             }
             let unknown = name.chars().nth(1).unwrap_or('-');
             let rest = words

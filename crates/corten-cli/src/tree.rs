@@ -9,7 +9,7 @@ use crate::commands::{self, GROUPS};
 use crate::env::Env;
 use crate::error::{Failure, Result};
 use crate::flags::{self, Flag, FlagSet, Flags, Kind, flag, long};
-use crate::{completion, term};
+use crate::{completion, man, plugins, term};
 
 /// How many arguments a command takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,21 @@ pub(crate) struct Command {
     pub(crate) run: Run,
 }
 
-const GLOBAL: FlagSet = &[&[
+/// What a command is unless its table says otherwise.
+pub(crate) const PLAIN: Command = Command {
+    group: "",
+    names: &[],
+    top: &[],
+    about: "",
+    usage: "",
+    arity: Arity::AtLeast(1),
+    flags: &[],
+    interspersed: true,
+    run: |_, _| Box::pin(async { Ok(()) }),
+};
+
+/// Flags before the command.
+pub(crate) const GLOBAL: FlagSet = &[&[
     long("config", Kind::Text, "Directory of the client's files"),
     flag("context", 'c', Kind::Text, "Context to use"),
     flag("debug", 'D', Kind::Bool, "Debug mode"),
@@ -99,16 +113,21 @@ fn dispatch(args: &[OsString]) -> Result {
             env!("CARGO_PKG_VERSION")
         ));
     }
+    let outside = Cli::new(env.clone(), globals.clone(), "docker".into());
     let Some(first) = rest.first().map(|w| w.to_string_lossy().into_owned()) else {
-        return out(&top_help());
+        return out(&top_help(&outside));
     };
     if global.help() {
-        return help_for(&rest);
+        return help_for(&outside, &rest, args);
     }
     match first.as_str() {
-        "help" => return help_for(&rest[1..]),
+        "help" => return help_for(&outside, &rest[1..], args),
         "completion" => return completion::run(&rest[1..]),
+        "man" => return man::run(&rest[1..]),
         _ => {}
+    }
+    if let Some(plugin) = plugin_for(&outside, &first) {
+        return plugin.run(&outside, args);
     }
     let (command, path, rest) = find(&rest)?;
     let flags = flags::parse(command.flags, command.interspersed, rest).map_err(|text| {
@@ -129,7 +148,7 @@ fn dispatch(args: &[OsString]) -> Result {
     result
 }
 
-fn out(text: &str) -> Result {
+pub(crate) fn out(text: &str) -> Result {
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
 }
@@ -157,6 +176,12 @@ fn read_globals(flags: &Flags) -> Result<Globals> {
     })
 }
 
+/// The plugin that a word means where it is no command of ours.
+fn plugin_for(cli: &Cli, word: &str) -> Option<plugins::Plugin> {
+    let ours = commands::all().any(|c| c.top.contains(&word)) || GROUPS.iter().any(|(name, _)| *name == word);
+    if ours { None } else { plugins::find(cli, word) }
+}
+
 /// Finds a command by the first words; returns it, the words as typed, and what follows them.
 fn find(words: &[OsString]) -> Result<(&'static Command, String, &[OsString])> {
     let first = words[0].to_string_lossy();
@@ -167,7 +192,7 @@ fn find(words: &[OsString]) -> Result<(&'static Command, String, &[OsString])> {
         return Err(failure(
             format!(
                 "docker: unknown command: docker {first}{}\n\nRun 'docker --help' for more information",
-                suggestion(&first)
+                suggestion(&first, top_names(), |name| format!("docker {name}"))
             ),
             1,
         ));
@@ -199,19 +224,32 @@ fn find(words: &[OsString]) -> Result<(&'static Command, String, &[OsString])> {
         Some(command) => Ok((command, format!("docker {group} {second}"), &words[2..])),
         None => Err(failure(
             format!(
-                "docker: unknown command: docker {group} {second}\n\nUsage:  docker {group}\n\nRun 'docker {group} --help' for more information"
+                "docker: unknown command: docker {group} {second}{}\n\nUsage:  docker {group}\n\nRun 'docker {group} --help' for more information",
+                suggestion(&second, names_in(group), |name| format!("docker {group} {name}"))
             ),
             1,
         )),
     }
 }
 
-/// A command whose name is close to this one, as a line to add.
-fn suggestion(word: &str) -> String {
-    let names = commands::all().flat_map(|c| c.top.iter().copied()).chain(GROUPS.iter().map(|(g, _)| *g));
-    let best = names.map(|name| (distance(word, name), name)).min();
-    match best {
-        Some((d, name)) if d <= 2 && d * 2 < word.len().max(2) => format!("\n\nDid you mean '{name}'?"),
+fn top_names() -> impl Iterator<Item = &'static str> {
+    commands::all().flat_map(|c| c.top.iter().copied()).chain(GROUPS.iter().map(|(group, _)| *group))
+}
+
+fn names_in(group: &str) -> impl Iterator<Item = &'static str> {
+    commands::all().filter(move |c| c.group == group).flat_map(|c| c.names.iter().copied())
+}
+
+/// The known name that a word is close to, as a line to add.
+pub(crate) fn suggestion<'a>(
+    word: &str,
+    known: impl Iterator<Item = &'a str>,
+    shown: impl Fn(&str) -> String,
+) -> String {
+    match known.map(|name| (distance(word, name), name)).min() {
+        Some((d, name)) if d <= 2 && d * 2 < word.len().max(2) => {
+            format!("\n\nDid you mean '{}'?", shown(name))
+        }
         _ => String::new(),
     }
 }
@@ -253,18 +291,21 @@ fn check_arity(command: &Command, path: &str, given: usize) -> Result {
     };
     Err(failure(
         format!(
-            "docker: '{path}' {what}\n\nUsage:  {path} {}\n\n{verb} '{path} --help' for more information",
-            command.usage
+            "docker: '{path}' {what}\n\nUsage:  {}\n\n{verb} '{path} --help' for more information",
+            format!("{path} {}", command.usage).trim_end()
         ),
         1,
     ))
 }
 
-fn help_for(words: &[OsString]) -> Result {
+fn help_for(cli: &Cli, words: &[OsString], args: &[OsString]) -> Result {
     if words.is_empty() {
-        return out(&top_help());
+        return out(&top_help(cli));
     }
     let first = words[0].to_string_lossy();
+    if let Some(plugin) = plugin_for(cli, &first) {
+        return plugin.run(cli, args);
+    }
     let topic = || words.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ");
     if words.len() == 1
         && let Some((group, _)) = GROUPS.iter().find(|(name, _)| *name == first)
@@ -312,10 +353,14 @@ fn group_help(group: &str) -> String {
 const COMMON: [&str; 12] =
     ["run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "search", "version", "info"];
 
-fn top_help() -> String {
+fn top_help(cli: &Cli) -> String {
     let about = |name: &str| commands::all().find(|c| c.top.contains(&name)).map_or("", |c| c.about);
     let common: String = COMMON.iter().map(|name| format!("  {name:<11} {}\n", about(name))).collect();
+    // The star marks what is not ours.
+    let more = plugins::all(cli).into_iter().filter_map(|p| Some((format!("{}*", p.name), p.about()?.text)));
+    let more: Vec<(String, String)> = more.collect();
     let mut groups: Vec<_> = GROUPS.to_vec();
+    groups.extend(more.iter().map(|(name, about)| (name.as_str(), about.as_str())));
     let mut others: Vec<_> = commands::all()
         .flat_map(|c| c.top.iter().map(|name| (*name, c.about)))
         .filter(|(name, _)| !COMMON.contains(name))
@@ -348,7 +393,13 @@ mod tests {
 
     #[test]
     fn suggestions() {
-        assert!(suggestion("conatiner").contains("container"));
-        assert_eq!(suggestion("xyzzy"), "");
+        let of = |word: &str| suggestion(word, top_names(), str::to_owned);
+        assert!(of("conatiner").ends_with("Did you mean 'container'?"));
+        assert!(of("imgaes").contains("'images'"));
+        assert_eq!(of("xyzzy"), "");
+        assert_eq!(
+            suggestion("lss", names_in("container"), |n| format!("docker container {n}")).lines().last(),
+            Some("Did you mean 'docker container ls'?")
+        );
     }
 }

@@ -15,7 +15,7 @@ mod update;
 use crate::commands::{FILTER_HELP, FORMAT_HELP};
 use crate::flags::Kind::{Bool, Bytes, Cpus, Env, Filter, Int, Int64, List, SwapBytes, Text, Uint16};
 use crate::flags::{Flag, flag, long};
-use crate::tree::{Arity, Command};
+use crate::tree::{Arity, Command, PLAIN};
 
 pub(crate) use lifecycle::each;
 pub(crate) use list::{HEADERS, ellipsis, row, short};
@@ -30,17 +30,7 @@ const STOP: &[Flag] = &[
     flag("timeout", 't', Int, "Seconds to wait before killing").alias(&["time"]),
 ];
 
-const BASE: Command = Command {
-    group: "container",
-    names: &[],
-    top: &[],
-    about: "",
-    usage: "",
-    arity: Arity::AtLeast(1),
-    flags: &[],
-    interspersed: true,
-    run: |_, _| Box::pin(async { Ok(()) }),
-};
+const BASE: Command = Command { group: "container", ..PLAIN };
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {

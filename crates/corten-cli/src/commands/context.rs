@@ -13,7 +13,7 @@ use crate::error::{Result, fail};
 use crate::flags::Kind::{Bool, List, Text};
 use crate::flags::{Flags, flag, long};
 use crate::format::{self, Row, Table, text};
-use crate::tree::{Arity, Command};
+use crate::tree::{Arity, Command, PLAIN};
 use crate::{opts, term};
 
 const DESCRIPTION: crate::flags::Flag = long("description", Text, "What it is");
@@ -22,17 +22,7 @@ const DOCKER: crate::flags::Flag =
 /// A context's archive is at most this long.
 const MAX_ARCHIVE: u64 = 10 << 20;
 
-const BASE: Command = Command {
-    group: "context",
-    names: &[],
-    top: &[],
-    about: "",
-    usage: "",
-    arity: Arity::Exactly(1),
-    flags: &[],
-    interspersed: true,
-    run: |_, _| Box::pin(async { Ok(()) }),
-};
+const BASE: Command = Command { group: "context", arity: Arity::Exactly(1), ..PLAIN };
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {

@@ -12,20 +12,12 @@ use crate::flags::Kind::{Bool, Filter, List, Strings, Text};
 use crate::flags::{Flags, flag, long};
 use crate::format::{Row, Table, text};
 use crate::progress::{self, Target};
-use crate::tree::{Arity, Command};
+use crate::tree::{Arity, Command, PLAIN};
 use crate::{archive, human, opts, registry, streams, term};
 
-const BASE: Command = Command {
-    group: "image",
-    names: &[],
-    top: &[],
-    about: "",
-    usage: "",
-    arity: Arity::AtLeast(1),
-    flags: &[],
-    interspersed: true,
-    run: |_, _| Box::pin(async { Ok(()) }),
-};
+mod tree;
+
+const BASE: Command = Command { group: "image", ..PLAIN };
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -41,6 +33,7 @@ pub(super) const COMMANDS: &[Command] = &[
             long("format", Text, FORMAT_HELP),
             long("no-trunc", Bool, "Do not shorten"),
             flag("quiet", 'q', Bool, "Only IDs"),
+            long("tree", Bool, "As a tree, with the platforms of each image"),
         ]],
         run: |c, f| Box::pin(list(c, f)),
         ..BASE
@@ -264,6 +257,14 @@ async fn list(cli: &Cli, flags: &Flags) -> Result {
     if !pattern.is_empty() {
         filters.add("reference", &pattern);
     }
+    if flags.on("tree") {
+        tree::check(flags)?;
+        let query = Query::new()
+            .with_flag("all", flags.on("all"))
+            .with_flag("manifests", true)
+            .with_filters(&filters);
+        return tree::show(cli, &cli.client()?.image_list(query).await?);
+    }
     let format = cli.format_for(flags, "imagesFormat");
     let shows = |field: &str| format.contains(field);
     let query = Query::new()
@@ -307,10 +308,19 @@ async fn pull(cli: &Cli, flags: &Flags) -> Result {
     }
 }
 
+const PLATFORM_NOTE: &str = "
+ Info -> Using --platform pushes only the specified platform manifest of a multi-platform image index.
+         Other components, like attestations, will not be included.
+         To push the complete multi-platform image, remove the --platform flag.
+         \n";
+
 async fn push(cli: &Cli, flags: &Flags) -> Result {
     let given = registry::reference(&flags.arg(0))?;
     let all = flags.on("all-tags");
     let quiet = flags.on("quiet");
+    if !flags.text("platform").is_empty() {
+        cli.print(PLATFORM_NOTE)?;
+    }
     let reference = match (all, given.tag()) {
         (true, Some(_)) => return Err(fail("tag can't be used with --all-tags/-a", 1)),
         (true, None) => given,
@@ -336,16 +346,13 @@ async fn push(cli: &Cli, flags: &Flags) -> Result {
 }
 
 /// `linux/arm64/v8` as the API's JSON.
-fn platform_json(text: &str) -> Result<String> {
+pub(super) fn platform_json(text: &str) -> Result<String> {
     let parts: Vec<&str> = text.split('/').collect();
     let (os, architecture, variant) = match parts[..] {
         [os, architecture] => (os, architecture, ""),
         [os, architecture, variant] => (os, architecture, variant),
         _ => {
-            return Err(fail(
-                format!("invalid platform: {text:?}: unknown operating system or architecture"),
-                1,
-            ));
+            return Err(fail(format!("{text:?}: cannot parse platform specifier: invalid argument"), 1));
         }
     };
     let mut out = serde_json::json!({"os": os, "architecture": architecture});

@@ -8,22 +8,12 @@ use crate::error::{Result, fail};
 use crate::flags::Kind::{Bool, Text};
 use crate::flags::{Flag, Flags, flag, long};
 use crate::format;
-use crate::tree::{Arity, Command};
+use crate::tree::{Command, PLAIN};
 
 const FORMAT: Flag = flag("format", 'f', Text, "How to show it: json, or a Go template");
 const SIZE: Flag = flag("size", 's', Bool, "Sizes of containers too");
 
-const BASE: Command = Command {
-    group: "",
-    names: &["inspect"],
-    top: &[],
-    about: "",
-    usage: "",
-    arity: Arity::AtLeast(1),
-    flags: &[&[FORMAT]],
-    interspersed: true,
-    run: |_, _| Box::pin(async { Ok(()) }),
-};
+const BASE: Command = Command { names: &["inspect"], flags: &[&[FORMAT]], ..PLAIN };
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -47,6 +37,7 @@ pub(super) const COMMANDS: &[Command] = &[
         group: "image",
         about: "Show all that is known about images",
         usage: "[OPTIONS] IMAGE [IMAGE...]",
+        flags: &[&[FORMAT, long("platform", Text, "Platform: os/architecture")]],
         run: |c, f| Box::pin(one_kind(c, f, "image")),
         ..BASE
     },
@@ -97,10 +88,21 @@ const OPTIONAL: &[&str] = &[
     "Options",
 ];
 
+fn image_query(flags: &Flags) -> Result<Query> {
+    match flags.text("platform") {
+        "" => Ok(Query::new()),
+        platform => Ok(Query::new().with("platform", super::image::platform_json(platform)?)),
+    }
+}
+
 async fn get(client: &Client, kind: &str, name: &str, flags: &Flags) -> Result<String, Error> {
     let bytes = match kind {
         "container" => client.container_inspect_raw(name, flags.on("size")).await,
-        "image" => client.image_inspect_raw(name, Query::new()).await,
+        "image" => {
+            client
+                .image_inspect_raw(name, image_query(flags).map_err(|e| Error::Answer(e.to_string()))?)
+                .await
+        }
         "network" => client.network_inspect_raw(name, flags.on("verbose")).await,
         _ => client.volume_inspect_raw(name).await,
     }?;
@@ -108,6 +110,8 @@ async fn get(client: &Client, kind: &str, name: &str, flags: &Flags) -> Result<S
 }
 
 async fn one_kind(cli: &Cli, flags: &Flags, kind: &str) -> Result {
+    // A platform that is none is refused before anything is shown.
+    image_query(flags)?;
     let client = cli.client()?;
     show(cli, flags, async |name: &str| get(client, kind, name, flags).await.map_err(|e| e.to_string())).await
 }

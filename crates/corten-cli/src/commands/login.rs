@@ -13,20 +13,10 @@ use crate::error::{Result, fail};
 use crate::flags::Kind::{Bool, Filter, Int, Text};
 use crate::flags::{Flags, flag, long};
 use crate::format::{Row, Table, text};
-use crate::tree::{Arity, Command};
+use crate::tree::{Arity, Command, PLAIN};
 use crate::{opts, registry, term};
 
-const BASE: Command = Command {
-    group: "",
-    names: &[],
-    top: &[],
-    about: "",
-    usage: "",
-    arity: Arity::AtMost(1),
-    flags: &[],
-    interspersed: true,
-    run: |_, _| Box::pin(async { Ok(()) }),
-};
+const BASE: Command = Command { arity: Arity::AtMost(1), ..PLAIN };
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -75,14 +65,14 @@ async fn login(cli: &Cli, flags: &Flags) -> Result {
     let server = server_of(&flags.arg(0));
     let (mut user, mut password) = (flags.text("username").to_owned(), flags.text("password").to_owned());
     if flags.changed("password") {
-        cli.warn("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
         if flags.on("password-stdin") {
-            return Err(fail("--password and --password-stdin are mutually exclusive", 1));
+            return Err(fail("conflicting options: cannot specify both --password and --password-stdin", 1));
         }
+        cli.warn("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
     }
     if flags.on("password-stdin") {
         if user.is_empty() {
-            return Err(fail("Must provide --username with --password-stdin", 1));
+            return Err(fail("the --password-stdin option requires --username to be set", 1));
         }
         let mut text = String::new();
         std::io::stdin().lock().take(1 << 20).read_to_string(&mut text)?;
@@ -139,11 +129,7 @@ async fn logout(cli: &Cli, flags: &Flags) -> Result {
     let mut config = cli.config().borrow_mut();
     let mut keys = vec![server.clone()];
     if server != INDEX_SERVER {
-        keys.extend([
-            format!("https://{server}"),
-            format!("http://{server}"),
-            format!("https://{server}/v1/"),
-        ]);
+        keys.extend([format!("http://{server}"), format!("https://{server}")]);
     }
     let mut failed = Vec::new();
     for key in keys {

@@ -11,21 +11,11 @@ use crate::flags::Kind::{Bool, Filter, Int, Ip, List, Map as Pairs, Strings, Tex
 use crate::flags::{Flags, flag, long};
 use crate::format::{Row, Table, label_method, text};
 use crate::opts;
-use crate::tree::{Arity, Command};
+use crate::tree::{Arity, Command, PLAIN};
 
 mod graph;
 
-const BASE: Command = Command {
-    group: "network",
-    names: &[],
-    top: &[],
-    about: "",
-    usage: "",
-    arity: Arity::AtLeast(1),
-    flags: &[],
-    interspersed: true,
-    run: |_, _| Box::pin(async { Ok(()) }),
-};
+const BASE: Command = Command { group: "network", ..PLAIN };
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {

@@ -8,7 +8,7 @@ use crate::cli::Cli;
 use crate::error::{Result, exit, fail};
 use crate::flags::Kind::{Bool, Bytes, Filter};
 use crate::flags::{Flag, Flags, flag, long};
-use crate::tree::{Arity, Command};
+use crate::tree::{Arity, Command, PLAIN};
 use crate::{opts, term};
 
 const FILTER: Flag = long("filter", Filter, "Only what matches: until=24h, label=key");
@@ -16,15 +16,11 @@ const FORCE: Flag = flag("force", 'f', Bool, "Do not ask");
 const ALL: Flag = flag("all", 'a', Bool, "All that is unused, not only what has no name");
 
 const BASE: Command = Command {
-    group: "",
     names: &["prune"],
-    top: &[],
-    about: "",
     usage: "[OPTIONS]",
     arity: Arity::None,
     flags: &[&[FILTER, FORCE]],
-    interspersed: true,
-    run: |_, _| Box::pin(async { Ok(()) }),
+    ..PLAIN
 };
 
 pub(super) const COMMANDS: &[Command] = &[

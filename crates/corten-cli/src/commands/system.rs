@@ -11,23 +11,13 @@ use crate::flags::Kind::{Bool, Filter, Text};
 use crate::flags::{Flag, Flags, flag, long};
 use crate::format::{self, Row, Table, text};
 use crate::opts;
-use crate::tree::{Arity, Command};
+use crate::tree::{Arity, Command, PLAIN};
 
 mod info;
 
 const FORMAT: Flag = flag("format", 'f', Text, "How to show it: json, or a Go template");
 
-const BASE: Command = Command {
-    group: "system",
-    names: &[],
-    top: &[],
-    about: "",
-    usage: "[OPTIONS]",
-    arity: Arity::None,
-    flags: &[],
-    interspersed: true,
-    run: |_, _| Box::pin(async { Ok(()) }),
-};
+const BASE: Command = Command { group: "system", usage: "[OPTIONS]", arity: Arity::None, ..PLAIN };
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {

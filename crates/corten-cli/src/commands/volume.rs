@@ -11,19 +11,9 @@ use crate::flags::Kind::{Bool, Filter, List, Map, Text};
 use crate::flags::{Flags, flag, long};
 use crate::format::{Row, Table, label_method, text};
 use crate::opts;
-use crate::tree::{Arity, Command};
+use crate::tree::{Arity, Command, PLAIN};
 
-const BASE: Command = Command {
-    group: "volume",
-    names: &[],
-    top: &[],
-    about: "",
-    usage: "",
-    arity: Arity::AtLeast(1),
-    flags: &[],
-    interspersed: true,
-    run: |_, _| Box::pin(async { Ok(()) }),
-};
+const BASE: Command = Command { group: "volume", ..PLAIN };
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {

@@ -3,7 +3,7 @@
 use super::{Flag, FlagSet, Kind};
 
 /// The word after a flag that stands for its value.
-fn type_name(kind: Kind) -> &'static str {
+pub(crate) fn type_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Bool => "",
         Kind::Text => "string",
@@ -25,6 +25,16 @@ fn type_name(kind: Kind) -> &'static str {
     }
 }
 
+/// What help says about a flag's default.
+pub(crate) fn default_note(f: &Flag) -> String {
+    match f.kind {
+        Kind::Bool if f.default == "true" => " (default true)".into(),
+        Kind::Text if !f.default.is_empty() => format!(" (default {:?})", f.default),
+        _ if !f.default.is_empty() && f.kind != Kind::Bool => format!(" (default {})", f.default),
+        _ => String::new(),
+    }
+}
+
 /// Two columns: flags and what they do, the second wrapped to `width`.
 pub(crate) fn flag_help(set: FlagSet, width: usize) -> String {
     let mut flags: Vec<&Flag> = set.iter().flat_map(|part| part.iter()).filter(|f| !f.hidden).collect();
@@ -36,15 +46,7 @@ pub(crate) fn flag_help(set: FlagSet, width: usize) -> String {
     let column = flags.iter().map(|f| left(f).chars().count()).max().unwrap_or(0) + 3;
     let mut out = String::new();
     for f in flags {
-        let mut text = f.help.to_owned();
-        match f.kind {
-            Kind::Bool if f.default == "true" => text.push_str(" (default true)"),
-            Kind::Text if !f.default.is_empty() => text.push_str(&format!(" (default {:?})", f.default)),
-            _ if !f.default.is_empty() && f.kind != Kind::Bool => {
-                text.push_str(&format!(" (default {})", f.default))
-            }
-            _ => {}
-        }
+        let text = format!("{}{}", f.help, default_note(f));
         let left = left(f);
         for (i, line) in wrap(&text, width.saturating_sub(column).max(24)).into_iter().enumerate() {
             let head = if i == 0 { left.as_str() } else { "" };

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::cli::Cli;
 use crate::error::{Result, fail};
 use crate::flags::Flags;
-use crate::format;
+use crate::{format, plugins};
 
 /// `info`: both sides as text, or as a template over one object.
 pub(super) async fn info(cli: &Cli, flags: &Flags) -> Result {
@@ -14,10 +14,19 @@ pub(super) async fn info(cli: &Cli, flags: &Flags) -> Result {
         Ok(client) => client.info_raw().await.map_err(|e| e.to_string()),
         Err(e) => Err(format!("{e:#}")),
     };
+    let plugins = plugins::all(cli).into_iter();
+    let plugins: Vec<_> = plugins.filter_map(|p| p.about().map(|about| (p, about))).collect();
     let client = json!({
         "Debug": cli.globals.debug,
         "Context": cli.context_name(),
-        "Plugins": [],
+        "Plugins": plugins.iter().map(|(plugin, about)| json!({
+            "SchemaVersion": "0.1.0",
+            "Vendor": about.vendor,
+            "Version": about.version,
+            "ShortDescription": about.text,
+            "Name": plugin.name,
+            "Path": plugin.path,
+        })).collect::<Vec<_>>(),
         "Warnings": null,
         "Version": crate::CLIENT_VERSION,
     });
@@ -37,11 +46,22 @@ pub(super) async fn info(cli: &Cli, flags: &Flags) -> Result {
     }
     let mut out = String::from("Client:\n");
     out.push_str(&format!(
-        " Version:    {}\n Context:    {}\n Debug Mode: {}\n\nServer:\n",
+        " Version:    {}\n Context:    {}\n Debug Mode: {}\n",
         crate::CLIENT_VERSION,
         cli.context_name(),
         cli.globals.debug
     ));
+    if !plugins.is_empty() {
+        out.push_str(" Plugins:\n");
+    }
+    for (plugin, about) in &plugins {
+        out.push_str(&format!("  {}: {} ({})\n", plugin.name, about.text, about.vendor));
+        if !about.version.is_empty() {
+            out.push_str(&format!("    Version:  {}\n", about.version));
+        }
+        out.push_str(&format!("    Path:     {}\n", plugin.path.display()));
+    }
+    out.push_str("\nServer:\n");
     match answer {
         Ok(bytes) => {
             let value: Value = serde_json::from_slice(&bytes)?;
