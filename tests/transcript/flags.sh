@@ -137,3 +137,18 @@ docker import /nonexistent
 docker export
 docker rm
 docker system prune --volumes --filter until=1h
+docker image inspect --platform
+docker images --tree=x
+docker login -u x --password-stdin --password y
+docker login --password-stdin
+docker search
+docker logout a b
+docker system df -x
+docker builder prune x
+docker builder foo
+docker context use
+docker context rm
+docker context export
+docker container prune --filter
+docker network prune x
+docker inspect --type=volume --size nope

@@ -130,3 +130,40 @@ docker build --target nope ctx 2>&1 | grep -v -e DEPREC -e 'BuildKit is' -e envi
 docker build -f nope ctx 2>&1 | grep -v -e DEPREC -e 'BuildKit is' -e environment-v -e Sending -e '^$'
 docker build empty 2>&1 | grep -v -e DEPREC -e 'BuildKit is' -e environment-v -e Sending -e '^$'
 !docker rmi -f built:1 built:2 built:3 built:4
+docker build --compress -t built:5 ctx 2>/dev/null | grep -v Sending
+docker tag built:5 built:6
+docker run -d --name used built:5 sleep 100
+docker image ls --tree | sed 's/\x1b\[[0-9;]*m//g'
+docker image ls --tree built:6 | sed 's/\x1b\[[0-9;]*m//g'
+docker image ls --tree -q
+docker image ls --tree --no-trunc
+docker image ls --tree --digests
+docker image ls --tree --format json
+docker image inspect --platform linux/amd64 -f '{{.Architecture}} {{.RepoTags}}' built:5
+docker image inspect --platform linux/s390x -f '{{.Architecture}}' built:5
+docker image inspect --platform bad/x/y/z built:5
+docker save --platform linux/amd64 built:5 | tar tf - | grep -c blobs
+docker save --platform linux/s390x built:5
+docker image rm --platform linux/s390x built:5
+docker image push --platform linux/amd64 localhost:1/x
+docker history --platform linux/amd64 -q built:5 | wc -l
+docker rm -f used
+!docker rmi -f built:5 built:6
+!mkdir -p .docker/cli-plugins; printf '#!/bin/sh\necho "{\\"SchemaVersion\\": \\"0.1.0\\", \\"Vendor\\": \\"V\\", \\"Version\\": \\"v1\\", \\"ShortDescription\\": \\"Says hello\\"}"\n[ "$1" = docker-cli-plugin-metadata ] || echo "hello $* ${DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND##*/}"\n' > .docker/cli-plugins/docker-hello; chmod +x .docker/cli-plugins/docker-hello
+docker hello --world | tail -1
+docker -D hello -x y | tail -1
+docker help | grep hello
+docker info -f '{{range .ClientInfo.Plugins}}{{.Name}} {{.Version}}{{end}}'
+docker info | grep -A3 Plugins: | head -4
+!rm -r .docker/cli-plugins
+!printf '{"proxies": {"default": {"httpProxy": "http://p.test:3128", "noProxy": "a,b"}}, "psFormat": "{{.Names}}!", "HttpHeaders": {"X-A": "b"}, "detachKeys": "ctrl-x"}' > .docker/config.json
+docker run --rm busybox env | grep -i proxy | sort
+docker run --rm -e HTTP_PROXY=mine busybox env | grep -i proxy | sort
+printf 'FROM busybox\nRUN env | grep -i proxy | sort\n' | docker build --no-cache - 2>/dev/null | grep -i 'proxy='
+docker run -d --name fmt busybox sleep 100
+docker ps
+docker rm -f fmt
+!rm .docker/config.json
+!mkdir -p bin; printf '#!/bin/sh\ncat > last-$1; [ $1 = get ] && echo "{\\"ServerURL\\": \\"x\\", \\"Username\\": \\"u\\", \\"Secret\\": \\"s\\"}"; exit 0\n' > docker-credential-test; chmod +x docker-credential-test
+printf '{"credsStore": "test"}' > .docker/config.json; PATH=$PWD:$PATH docker logout reg.test; cat last-erase; cat .docker/config.json
+!rm .docker/config.json

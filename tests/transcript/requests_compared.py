@@ -87,6 +87,10 @@ def normal(x):
         out = {k: normal(v) for k, v in x.items()}
         if isinstance(out.get("Binds"), list):
             out["Binds"].sort()  # The reference walks a hash table.
+        if isinstance(out.get("Env"), list):
+            out["Env"].sort(key=lambda e: "=" not in e)  # Names without a value.
+        if isinstance(out.get("Config"), list):
+            out["Config"].sort(key=str)  # Of IPAM: another one.
         return {k: v for k, v in sorted(out.items()) if v not in (None, "", 0, [], {}, False) and v != [0, 0]}
     if isinstance(x, list):
         return [normal(v) for v in x]

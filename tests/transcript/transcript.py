@@ -53,12 +53,14 @@ def mask(text):
 
 
 def clean(docker, env):
+    # Containers, volumes, networks, images without a name.
     def out(*a):
         return subprocess.run([docker, *a], env=env, capture_output=True, text=True).stdout.split()
     for ids, rm in [(out("ps", "-aq"), ["rm", "-fv"]), (out("volume", "ls", "-q"), ["volume", "rm", "-f"]),
                     (out("network", "ls", "-q", "-f", "type=custom"), ["network", "rm"])]:
         if ids:
             subprocess.run([docker, *rm, *ids], env=env, capture_output=True)
+    subprocess.run([docker, "image", "prune", "-f"], env=env, capture_output=True)
 
 
 def play(docker, script, env, reference):
