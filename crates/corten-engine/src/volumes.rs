@@ -78,6 +78,30 @@ impl Volumes {
         }
     }
 
+    /// A container begins to use its volumes.
+    pub(crate) fn publish_mounts(&self, record: &crate::record::ContainerRecord) {
+        for mount in record.mounts.iter().filter(|m| m.kind == crate::record::MountKind::Volume) {
+            let attributes = [
+                ("driver", mount.driver.as_str()),
+                ("container", record.id.as_str()),
+                ("destination", &mount.destination),
+                ("read/write", if mount.rw { "true" } else { "false" }),
+                ("propagation", &mount.propagation),
+            ];
+            let attributes = attributes.map(|(k, v)| (k.to_owned(), v.to_owned()));
+            self.inner.bus.publish("volume", "mount", mount.name.as_str(), attributes.into());
+        }
+    }
+
+    /// A container no longer uses its volumes.
+    pub(crate) fn publish_unmounts(&self, record: &crate::record::ContainerRecord) {
+        for mount in record.mounts.iter().filter(|m| m.kind == crate::record::MountKind::Volume) {
+            let attributes = [("driver", mount.driver.as_str()), ("container", record.id.as_str())];
+            let attributes = attributes.map(|(k, v)| (k.to_owned(), v.to_owned()));
+            self.inner.bus.publish("volume", "unmount", mount.name.as_str(), attributes.into());
+        }
+    }
+
     fn publish(&self, action: &str, name: &str) {
         let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
         self.inner.bus.publish("volume", action, name, attributes);

@@ -6,6 +6,7 @@ pub(crate) mod connect;
 pub(crate) mod download;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod search;
 pub(crate) mod tls;
 pub(crate) mod token;
 pub(crate) mod transport;

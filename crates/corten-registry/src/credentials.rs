@@ -23,6 +23,16 @@ pub enum Credentials {
 }
 
 impl Credentials {
+    /// The header of Basic authentication, if these are name and password.
+    pub(crate) fn basic(&self) -> Option<http::HeaderValue> {
+        let Self::Basic { username, password } = self else { return None };
+        let pair = format!("{username}:{}", password.expose());
+        let text = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+        let mut value = http::HeaderValue::from_str(&text).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
     /// From the fields of Docker's `AuthConfig`: `auth` is base64 of `name:password` and is looked at only if
     /// name and password are empty. Empty fields mean absent.
     #[must_use]

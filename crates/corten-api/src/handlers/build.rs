@@ -165,6 +165,8 @@ pub(crate) async fn prune(call: Call) -> Answer {
     ])?;
     let builder = call.services.builder.clone();
     let freed = blocking(move || builder.prune().map_err(|e| ApiError::from_error(e.kind(), &e))).await?;
+    let reclaimed = [("reclaimed".to_owned(), freed.to_string())];
+    call.services.engine.bus().publish("builder", "prune", "", reclaimed.into());
     call.ok(&BuildPruneResponse { caches_deleted: None, space_reclaimed: freed })
 }
 

@@ -27,6 +27,9 @@ pub(crate) async fn list(call: Call) -> Answer {
     let q = &call.query;
     let found = call.services.images.list(&filters(&call)?, q.flag("all"))?;
     let mut list: Vec<ImageSummary> = found.iter().map(convert::summary).collect();
+    if q.flag("identity") && !q.flag("manifests") {
+        return Err(ApiError::invalid("identity requires manifests"));
+    }
     if q.flag("manifests") {
         for (line, s) in list.iter_mut().zip(&found) {
             line.manifests = Some(convert::manifests(&s.image, containers_of(&call, &s.image)));
@@ -69,7 +72,14 @@ pub(crate) async fn history(call: Call) -> Answer {
 }
 
 pub(crate) async fn attestations(call: Call) -> Answer {
-    call.services.images.resolve(call.name())?;
+    let platforms: Vec<&str> = call.query.all("platform").filter(|p| !p.is_empty()).collect();
+    if platforms.len() > 1 {
+        return Err(ApiError::invalid("only one platform value is supported"));
+    }
+    let wanted = platform(platforms.first().copied().unwrap_or_default())?;
+    call.services.images.resolve_for(call.name(), wanted.as_ref())?;
+    // A pull takes the manifests of one platform and no attestations: there is nothing that `type` or `statement`
+    // could choose from.
     json(StatusCode::OK, &[(); 0])
 }
 

@@ -6,7 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use corten_base::{Kind, Reference};
 use corten_registry::{Credentials, Target};
-use corten_wire::api::image::{AuthConfig, AuthResponse, Descriptor, DistributionInspect, OciPlatform};
+use corten_wire::api::image::{
+    AuthConfig, AuthResponse, Descriptor, DistributionInspect, OciPlatform, SearchResult,
+};
 use corten_wire::oci_image::{Document, ImageConfig};
 use serde::de::DeserializeOwned;
 
@@ -81,10 +83,30 @@ pub(crate) async fn search(call: Call) -> Answer {
     {
         return Err(ApiError::invalid(format!("limit {limit} is outside the range of [1, 100]")));
     }
-    call.query.filters()?.validate(&["is-automated", "is-official", "stars"])?;
-    Err(ApiError::unsupported(
-        "searching is not supported by this daemon: registries have no standard way to be searched",
-    ))
+    let filters = call.query.filters()?;
+    filters.validate(&["is-automated", "is-official", "stars"])?;
+    let automated = filters.bool_or("is-automated", false)?;
+    let official =
+        filters.contains("is-official").then(|| filters.bool_or("is-official", false)).transpose()?;
+    let mut stars = 0;
+    for text in filters.get("stars") {
+        let least: i64 =
+            text.parse().map_err(|_| ApiError::invalid(format!("invalid filter 'stars=[{text}]'")))?;
+        stars = stars.max(least);
+    }
+    // COMPAT: nothing is called automated any more.
+    if automated {
+        return call.ok(&[(); 0]);
+    }
+    let limit =
+        call.query.number("limit")?.filter(|n| *n > 0).and_then(|n| u32::try_from(n).ok()).unwrap_or(25);
+    let client = &call.services.registries;
+    let found = client.search(call.query.text("term"), limit, &credentials(&call)?).await?;
+    let wanted = found
+        .into_iter()
+        .filter(|r| official.is_none_or(|o| r.is_official == o) && r.star_count >= stars)
+        .map(|r| SearchResult { is_automated: false, ..r });
+    call.ok(&wanted.collect::<Vec<_>>())
 }
 
 pub(crate) async fn distribution(call: Call) -> Answer {

@@ -139,6 +139,7 @@ pub(crate) fn launch(
     match started {
         Ok((shim, started)) => {
             deliver(shared, record, job);
+            shared.volumes.publish_mounts(record);
             Ok(Launched { shim, started, run })
         }
         Err(error) => {

@@ -476,6 +476,9 @@ impl Task {
                 self.shared.networks.publish("disconnect", &entry, Some(&self.record.id));
             }
         }
+        if shim.is_some() {
+            self.shared.volumes.publish_unmounts(&self.record);
+        }
         self.shared
             .execs()
             .values()

@@ -83,6 +83,8 @@ impl Images {
         })?;
         self.publish(events);
         let space_reclaimed = if removed.is_empty() { 0 } else { self.collect()? };
+        let reclaimed = [("reclaimed".to_owned(), space_reclaimed.to_string())];
+        self.inner.bus.publish("image", "prune", "", reclaimed.into());
         Ok(Pruned { removed, space_reclaimed })
     }
 

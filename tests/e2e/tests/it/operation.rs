@@ -112,3 +112,23 @@ fn metrics_and_debugging() {
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("threads: total"), "{text}");
     assert_eq!(daemon.request("GET", "/debug/pprof/heap", None).0, 501);
 }
+
+#[test]
+fn volumes_and_prunes_are_events() {
+    let daemon = daemon_with(&[]);
+    let id = daemon.docker(["run", "-d", "-v", "vv:/data:ro", "busybox", "true"]).ok();
+    daemon.docker(["wait", id.trim()]).ok();
+    daemon.docker(["image", "prune", "-f"]).ok();
+    let wanted = ["mount vv", "start", "die", "unmount vv", "prune"];
+    let lines = daemon.eventually("all events", || {
+        let format = "{{.Action}} {{if eq .Type \"volume\"}}{{.Actor.ID}} {{.Actor.Attributes}}{{end}}";
+        let text = daemon.docker(["events", "--since", "1h", "--until", "0s", "--format", format]).ok();
+        wanted.iter().all(|w| text.lines().any(|l| l.starts_with(w))).then_some(text)
+    });
+    let at = |what: &str| lines.lines().position(|l| l.starts_with(what));
+    assert!(at("mount vv") < at("start") && at("start") < at("unmount vv"), "{lines}");
+    let mount = lines.lines().find(|l| l.starts_with("mount")).expect("found above");
+    for part in ["destination:/data", "driver:local", "read/write:false", id.trim()] {
+        assert!(mount.contains(part), "{part} in {mount}");
+    }
+}
