@@ -179,7 +179,6 @@ pub(crate) fn assemble(
         uid_mappings: users.map(|u| u.uids.clone()).unwrap_or_default(),
         gid_mappings: users.map(|u| u.gids.clone()).unwrap_or_default(),
         user_namespace: users.and(around.users_of).map(|pid| format!("/proc/{pid}/ns/user").into()),
-        ..SpecInput::default()
     };
     build(input).map_err(|e| Error::Refused { kind: e.kind(), text: e.to_string() })
 }

@@ -33,7 +33,8 @@ pub(super) fn check(process: &Process, mount_label: &str) -> Result<(), StepErro
     if !process.apparmor_profile.is_empty() && process.apparmor_profile != "unconfined" && !has_apparmor() {
         return Err(StepError::new("label", "apparmor: config provided but apparmor not supported"));
     }
-    if !(process.selinux_label.is_empty() && mount_label.is_empty()) && !has_selinux() {
+    let wanted = !process.selinux_label.is_empty() || !mount_label.is_empty();
+    if wanted && !has_selinux() {
         let text = "selinux label is specified in config, but selinux is disabled or not supported";
         return Err(StepError::new("label", text));
     }
