@@ -165,6 +165,56 @@ impl Drop for Server {
     }
 }
 
+/// From where to where; `None` is the engine's host.
+#[derive(Clone, Copy)]
+struct Path {
+    from: Option<&'static str>,
+    to: Option<&'static str>,
+    published: bool,
+}
+
+impl Path {
+    fn measure(self, engine: &Engine, what: &str) -> Result<f64> {
+        let server = if self.to.is_some() { "0.0.0.0:5201" } else { "127.0.0.1:5202" };
+        let _server = Server::start(engine, self.to, server)?;
+        let address = match (self.to, self.published) {
+            (None, _) => server.to_owned(),
+            (Some(_), true) => "127.0.0.1:5201".to_owned(),
+            (Some(name), false) => {
+                let ip = engine.say(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", name])?;
+                format!("{ip}:5201")
+            }
+        };
+        Ok(numbers(inside(engine, self.from, &[what, &address])?)?[0])
+    }
+}
+
+/// The engines take turns; the best of each says what it can do, whatever else the machine does.
+fn best(
+    engines: &[Engine],
+    better: fn(f64, f64) -> f64,
+    once: impl Fn(&Engine) -> Result<f64>,
+) -> Vec<Option<f64>> {
+    const ROUNDS: usize = 5;
+    let mut best: Vec<Option<f64>> = vec![None; engines.len()];
+    let mut failed = vec![false; engines.len()];
+    for _ in 0..ROUNDS {
+        for (at, engine) in engines.iter().enumerate() {
+            if failed[at] {
+                continue;
+            }
+            match once(engine) {
+                Ok(value) => best[at] = Some(best[at].map_or(value, |b| better(b, value))),
+                Err(e) => {
+                    eprintln!("{}: {e:#}", engine.name);
+                    failed[at] = true;
+                }
+            }
+        }
+    }
+    best
+}
+
 /// Throughput and latency: loopback, between containers, through a published port.
 pub fn paths(engines: &[Engine], _: usize) -> Result<Vec<Row>> {
     for engine in engines {
@@ -173,30 +223,17 @@ pub fn paths(engines: &[Engine], _: usize) -> Result<Vec<Row>> {
             .ok();
         engine.say(&["run", "-d", "--name", "two", "busybox", "sleep", "10000"]).ok();
     }
-    let measure =
-        |from: Option<&'static str>, to: Option<&'static str>, published: bool, what: &'static str| {
-            each(engines, |engine| {
-                let server = if to.is_some() { "0.0.0.0:5201" } else { "127.0.0.1:5202" };
-                let _server = Server::start(engine, to, server)?;
-                let address = match (to, published) {
-                    (None, _) => server.to_owned(),
-                    (Some(_), true) => "127.0.0.1:5201".to_owned(),
-                    (Some(name), false) => {
-                        let ip = engine.say(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", name])?;
-                        format!("{ip}:5201")
-                    }
-                };
-                Ok(numbers(inside(engine, from, &[what, &address])?)?[0])
-            })
-        };
     let mut rows = Vec::new();
     for (name, from, to, published) in [
         ("loopback", None, None, false),
         ("container to container", Some("two"), Some("one"), false),
         ("host to container, published port", None, Some("one"), true),
     ] {
-        rows.push(row(format!("throughput, {name}"), "Gbit/s", measure(from, to, published, "__send")));
-        rows.push(row(format!("round trip, {name}"), "µs", measure(from, to, published, "__ping")));
+        let path = Path { from, to, published };
+        let most = best(engines, f64::max, |engine| path.measure(engine, "__send"));
+        rows.push(row(format!("throughput, {name}"), "Gbit/s", most));
+        let least = best(engines, f64::min, |engine| path.measure(engine, "__ping"));
+        rows.push(row(format!("round trip, {name}"), "µs", least));
     }
     for engine in engines {
         engine.say(&["rm", "-f", "one", "two"]).ok();

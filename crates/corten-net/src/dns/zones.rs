@@ -350,6 +350,12 @@ mod tests {
             assert_eq!(packet.answers.len(), count);
             assert_eq!(packet.has_flags(PacketFlag::TRUNCATION), udp);
         }
+        // Whoever says that he can take more gets more.
+        *query.opt_mut() = Some(OPT { opt_codes: Vec::new(), udp_packet_size: 4096, version: 0 });
+        let bytes = query.build_bytes_vec().unwrap();
+        let Answer::Reply(reply) = zones.answer(&me, &bytes, true) else { panic!("no reply") };
+        let packet = Packet::parse(&reply).unwrap();
+        assert!(reply.len() > SMALL && packet.answers.len() == 100 && packet.opt().is_some());
     }
 
     #[test]

@@ -326,3 +326,32 @@ fn ipvlan_as_far_as_the_kernel_goes() {
         assert!(net.create_network(bad).unwrap_err().to_string().contains("unknown ipvlan mode"));
     });
 }
+
+#[test]
+fn networks_avoid_the_hosts_routes_and_follow_its_mtu() {
+    isolated("modes::networks_avoid_the_hosts_routes_and_follow_its_mtu", || {
+        let _out = outside();
+        // A VPN, and a default route over a link with a small MTU.
+        sh(
+            "ip route add 172.18.0.0/15 via 198.51.100.2; ip link set up0 mtu 1420; ip route add default via 198.51.100.2",
+        );
+        let (net, bridge) = open();
+        let first = net.create_network(network("first")).unwrap();
+        assert_eq!(first.subnet(false).unwrap().to_string(), "172.20.0.0/16");
+        // A route that came later is seen, too.
+        sh("ip route add 172.21.0.0/16 via 198.51.100.2");
+        let second = net.create_network(network("second")).unwrap();
+        assert_eq!(second.subnet(false).unwrap().to_string(), "172.22.0.0/16");
+        for n in [&bridge, &first] {
+            let c = container(&net, n, "c", |_| {});
+            let mtu = |text: String| text.contains("mtu 1420");
+            assert!(
+                mtu(sh_in(&c.ns, "ip link show eth0"))
+                    && mtu(sh(&format!("ip link show {}", n.settings.link)))
+            );
+        }
+        let own = net.create_network(with("own", &[(option::MTU, "1300")])).unwrap();
+        let c = container(&net, &own, "c", |_| {});
+        assert!(sh_in(&c.ns, "ip link show eth0").contains("mtu 1300"));
+    });
+}
