@@ -52,6 +52,10 @@ impl Published {
         format!("{address}:{} → {}/{}", range(self.host), range(self.container), self.protocol)
     }
 
+    fn is_loopback(&self) -> bool {
+        self.address.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback())
+    }
+
     /// The map that holds it.
     fn map(&self) -> String {
         let family = if self.address.contains(':') { 6 } else { 4 };
@@ -67,6 +71,14 @@ impl Published {
     }
 }
 
+impl Container {
+    /// Whether it has an address of the port's family.
+    fn takes(&self, port: &Published) -> bool {
+        let v6 = port.address.contains(':');
+        self.addresses.values().flat_map(|a| a.split(' ')).any(|a| !a.is_empty() && a.contains(':') == v6)
+    }
+}
+
 impl Graph {
     /// From `GET /networks` and the inspections of running containers.
     pub(super) fn new(networks: &[Value], containers: &[Value]) -> Self {
@@ -74,6 +86,9 @@ impl Graph {
             networks: networks.iter().filter(|n| n["Driver"] != "null").map(network).collect(),
             containers: containers.iter().map(container).collect(),
         };
+        let used = |n: &Network| graph.containers.iter().any(|c| c.addresses.contains_key(&n.name));
+        // The host's network is always there, and says nothing unless somebody is in it.
+        graph.networks = graph.networks.into_iter().filter(|n| n.driver != "host" || used(n)).collect();
         graph.networks.sort_by(|a, b| a.name.cmp(&b.name));
         graph.containers.sort_by(|a, b| a.name.cmp(&b.name));
         graph
@@ -117,12 +132,15 @@ impl Graph {
             for (container, address) in members {
                 let _infallible = writeln!(out, "  {:<24} {address}", container.name);
                 for port in container.published.iter().filter(|_| self.publishes(network, container)) {
-                    let _infallible = writeln!(
-                        out,
-                        "    from outside: {}  [published: dnat by {}; forward: ct status dnat accept]",
-                        port.show(),
-                        port.map()
-                    );
+                    let (from, rule) = match (port.is_loopback(), container.takes(port)) {
+                        (_, false) => ("refused", "the container has no IPv6 address".to_owned()),
+                        (true, _) => ("from the host", format!("local: dnat by {}", port.map())),
+                        (false, _) => (
+                            "from outside",
+                            format!("published: dnat by {}; forward: ct status dnat accept", port.map()),
+                        ),
+                    };
+                    let _infallible = writeln!(out, "    {from}: {}  [{rule}]", port.show());
                 }
             }
         }
@@ -146,49 +164,46 @@ impl Graph {
 
     /// As a picture: outside on the left, networks in the middle, containers on the right.
     pub(super) fn svg(&self) -> String {
-        const STEP: usize = 64;
+        const STEP: usize = 76;
         let rows = self.networks.len().max(self.containers.len()).max(1);
-        let height = rows * STEP + 40;
+        let height = rows * STEP + 30;
         let y = |row: usize| 20 + row * STEP;
-        let mut out = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"980\" height=\"{height}\" \
-             font-family=\"sans-serif\" font-size=\"12\">\n\
-             <defs><marker id=\"a\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" markerWidth=\"7\" markerHeight=\"7\" \
-             orient=\"auto\"><path d=\"M0 0L8 4L0 8z\"/></marker></defs>\n\
-             <rect width=\"980\" height=\"{height}\" fill=\"white\"/>\n"
-        );
-        boxed(&mut out, (20, height / 2 - 24, 110), "outside", "", "#eeeeee", false);
+        let middle = height / 2;
+        // Boxes come after lines, so that a line that passes one is behind it.
+        let (mut lines, mut boxes) = (String::new(), String::new());
+        boxed(&mut boxes, (20, middle - 30, 110), ["outside", "", ""], "#eeeeee", false);
         for (row, network) in self.networks.iter().enumerate() {
             let subtitle = format!("{} {}", network.link, network.subnets.join(" "));
             let colour = if network.internal { "#fde8e8" } else { "#e8f0fd" };
-            boxed(&mut out, (330, y(row), 230), &network.name, subtitle.trim(), colour, !network.open);
+            let way = if network.internal { "internal" } else { network.way_out.0 };
+            let texts = [network.name.as_str(), subtitle.trim(), way];
+            boxed(&mut boxes, (330, y(row), 230), texts, colour, !network.open);
             if !network.internal {
-                line(&mut out, (330, y(row) + 24), (130, height / 2), network.way_out.0, true);
+                line(&mut lines, (330, y(row) + 30), (130, middle), "#555", true);
             }
         }
         for (row, container) in self.containers.iter().enumerate() {
             let subtitle = container.addresses.values().cloned().collect::<Vec<_>>().join(" ");
-            boxed(&mut out, (720, y(row), 240), &container.name, &subtitle, "#eafaea", false);
+            let open = container.published.iter().filter(|p| container.takes(p));
+            let ports = open.map(Published::show).collect::<Vec<_>>().join(", ");
+            let texts = [container.name.as_str(), &subtitle, &ports];
+            boxed(&mut boxes, (700, y(row), 260), texts, "#eafaea", false);
             for (at, network) in self.networks.iter().enumerate() {
                 if container.addresses.contains_key(&network.name) {
-                    line(&mut out, (720, y(row) + 24), (560, y(at) + 24), "", false);
+                    line(&mut lines, (700, y(row) + 30), (560, y(at) + 30), "#555", false);
                 }
             }
-            if !container.published.is_empty() {
-                let ports: Vec<String> = container.published.iter().map(Published::show).collect();
-                let (x, top) = (720, y(row) + 8);
-                let _infallible = writeln!(
-                    out,
-                    "<path d=\"M130 {} C 300 {top}, 560 {top}, {x} {top}\" fill=\"none\" stroke=\"#b45309\" \
-                     marker-end=\"url(#a)\"/><text x=\"575\" y=\"{}\" fill=\"#b45309\" font-size=\"10\">{}</text>",
-                    height / 2,
-                    top - 3,
-                    escape(&ports.join(", "))
-                );
+            if !ports.is_empty() {
+                line(&mut lines, (130, middle), (700, y(row) + 52), "#b45309", true);
             }
         }
-        out.push_str("</svg>\n");
-        out
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"980\" height=\"{height}\" \
+             font-family=\"sans-serif\" font-size=\"12\">\n\
+             <defs><marker id=\"a\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" markerWidth=\"7\" markerHeight=\"7\" \
+             orient=\"auto\"><path d=\"M0 0L8 4L0 8z\"/></marker></defs>\n\
+             <rect width=\"980\" height=\"{height}\" fill=\"white\"/>\n{lines}{boxes}</svg>\n"
+        )
     }
 }
 
@@ -262,36 +277,25 @@ fn container(c: &Value) -> Container {
     }
 }
 
-fn boxed(out: &mut String, at: (usize, usize, usize), title: &str, subtitle: &str, fill: &str, dashed: bool) {
+fn boxed(out: &mut String, at: (usize, usize, usize), texts: [&str; 3], fill: &str, dashed: bool) {
     let (x, y, width) = at;
     let dash = if dashed { " stroke-dasharray=\"4 3\"" } else { "" };
     let _infallible = writeln!(
         out,
-        "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"48\" rx=\"6\" fill=\"{fill}\" stroke=\"#555\"{dash}/>\
-         <text x=\"{0}\" y=\"{1}\" font-weight=\"bold\">{2}</text>\
-         <text x=\"{0}\" y=\"{3}\" font-size=\"10\">{4}</text>",
-        x + 10,
-        y + 20,
-        escape(title),
-        y + 37,
-        escape(subtitle)
+        "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"60\" rx=\"6\" fill=\"{fill}\" stroke=\"#555\"{dash}/>"
     );
+    for (n, text) in texts.into_iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+        let style = ["font-weight=\"bold\"", "font-size=\"10\"", "font-size=\"10\" fill=\"#b45309\""][n];
+        let (left, base) = (x + 10, y + 20 + 16 * n);
+        let _infallible = writeln!(out, "<text x=\"{left}\" y=\"{base}\" {style}>{}</text>", escape(text));
+    }
 }
 
-fn line(out: &mut String, from: (usize, usize), to: (usize, usize), label: &str, arrow: bool) {
+fn line(out: &mut String, from: (usize, usize), to: (usize, usize), colour: &str, arrow: bool) {
     let marker = if arrow { " marker-end=\"url(#a)\"" } else { "" };
-    let _infallible = writeln!(
-        out,
-        "<line x1=\"{}\" y1=\"{}\" x2=\"{}\" y2=\"{}\" stroke=\"#555\"{marker}/>\
-         <text x=\"{}\" y=\"{}\" font-size=\"10\">{}</text>",
-        from.0,
-        from.1,
-        to.0,
-        to.1,
-        to.0 + 40,
-        usize::midpoint(from.1, to.1).saturating_sub(4),
-        escape(label)
-    );
+    let ((x1, y1), (x2, y2)) = (from, to);
+    let _infallible =
+        writeln!(out, "<line x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\" stroke=\"{colour}\"{marker}/>");
 }
 
 fn escape(text: &str) -> String {
@@ -339,8 +343,8 @@ bridge (bridge, docker0, 172.17.0.0/16)
   to outside: under the host's address  [outgoing: masquerade]
   web                      172.17.0.2
     from outside: 0.0.0.0:8080 → 80/tcp  [published: dnat by @anyports4; forward: ct status dnat accept]
-    from outside: 127.0.0.1:9000-9001 → 9000-9001/udp  [published: dnat by @ports4; forward: ct status dnat accept]
-    from outside: [::]:8080 → 80/tcp  [published: dnat by @anyports6; forward: ct status dnat accept]
+    from the host: 127.0.0.1:9000-9001 → 9000-9001/udp  [local: dnat by @ports4]
+    refused: [::]:8080 → 80/tcp  [the container has no IPv6 address]
 between networks: nothing but published ports  [forward: oifname @bridges drop]
 ";
         assert_eq!(example().text(), want);
