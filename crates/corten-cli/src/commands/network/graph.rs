@@ -287,7 +287,14 @@ fn boxed(out: &mut String, at: (usize, usize, usize), texts: [&str; 3], fill: &s
     for (n, text) in texts.into_iter().enumerate().filter(|(_, text)| !text.is_empty()) {
         let style = ["font-weight=\"bold\"", "font-size=\"10\"", "font-size=\"10\" fill=\"#b45309\""][n];
         let (left, base) = (x + 10, y + 20 + 16 * n);
-        let _infallible = writeln!(out, "<text x=\"{left}\" y=\"{base}\" {style}>{}</text>", escape(text));
+        // A letter of this size is about six wide.
+        let room = (width - 20) / if n == 0 { 8 } else { 6 };
+        let text = if text.chars().count() > room {
+            text.chars().take(room - 1).chain(['…']).collect()
+        } else {
+            text.to_owned()
+        };
+        let _infallible = writeln!(out, "<text x=\"{left}\" y=\"{base}\" {style}>{}</text>", escape(&text));
     }
 }
 
