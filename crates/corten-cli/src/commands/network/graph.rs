@@ -88,7 +88,7 @@ impl Graph {
         };
         let used = |n: &Network| graph.containers.iter().any(|c| c.addresses.contains_key(&n.name));
         // The host's network is always there, and says nothing unless somebody is in it.
-        graph.networks = graph.networks.into_iter().filter(|n| n.driver != "host" || used(n)).collect();
+        graph.networks.retain(|n| n.driver != "host" || used(n));
         graph.networks.sort_by(|a, b| a.name.cmp(&b.name));
         graph.containers.sort_by(|a, b| a.name.cmp(&b.name));
         graph
