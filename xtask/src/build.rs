@@ -35,6 +35,11 @@ pub fn dist(profile: Profile) -> Result<PathBuf> {
     Ok(dist)
 }
 
+/// Throws mutated input at what reads untrusted bytes. With debug assertions: an overflow is a bug.
+pub fn fuzz(args: &[String]) -> Result<()> {
+    run(cargo().args(["run", "--quiet", "-p", "corten-fuzz", "--"]).args(args))
+}
+
 /// Static and position independent: it starts faster, and nothing of the host's libraries is mapped into a shim. Its
 /// own profile directory keeps these flags from rebuilding everything else.
 fn runtime() -> Result<()> {

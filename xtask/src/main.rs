@@ -21,6 +21,7 @@ const HELP: &str = "usage: cargo xtask COMMAND
   soak [MINUTES]      eight random clients while the daemon is killed every 20 seconds (10 minutes unless told)
   conformance [NAME…] run the validation programs of the OCI against our runtime (needs Go)
   clients [SUITE …]   run docker-py, dockerode, testcontainers and compose against a daemon (fetches them once)
+  fuzz [SECONDS] [TARGET]  throw mutated input at what reads untrusted bytes (60 seconds for each target)
   tidy                check the repository against its own rules
   transcript [ARGS…]  run the same command lines through docker's client and ours, and compare what they say
   golden [ARGS…]      compare a fresh daemon with the recorded answers of the reference engine
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ["clients", ..] => clients::run(&args[1..]),
         ["transcript", ..] => transcript(&args[1..]),
         ["conformance", ..] => conformance::run_all(&args[1..]),
+        ["fuzz", ..] => build::fuzz(&args[1..]),
         ["tidy"] => tidy::run(),
         ["golden", ..] => golden::run(&args[1..]).map(drop),
         ["bench", ..] => build::bench(&args[1..]),

@@ -25,7 +25,7 @@ pub(crate) mod hooks;
 pub(crate) mod labels;
 mod namespaces;
 pub(crate) mod notify;
-mod options;
+pub(crate) mod options;
 mod rootfs;
 mod setup;
 mod sources;

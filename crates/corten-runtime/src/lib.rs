@@ -8,6 +8,7 @@ mod channel;
 pub mod client;
 mod container;
 pub mod fault;
+pub mod fuzz;
 pub mod init;
 pub mod oci;
 pub mod seccomp;

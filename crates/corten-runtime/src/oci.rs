@@ -11,7 +11,7 @@
 //! process live, is it frozen) is asked for each time. A process number is only believed with its start time.
 
 mod arguments;
-mod config;
+pub(crate) mod config;
 mod create;
 mod exec;
 mod foreground;

@@ -3,6 +3,7 @@
 //! A number is always a number, even if some user is called that (CVE-2016-3697). The files are read up to
 //! [`MAX_FILE`] bytes, whatever the image contains.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -105,18 +106,23 @@ fn number(text: &str) -> Option<Result<u32, UserError>> {
 /// # Errors
 /// See [`UserError`]; the texts are the reference engine's.
 pub fn resolve(root: BorrowedFd<'_>, spec: &UserSpec) -> Result<Identity, UserError> {
-    let (user, group) = spec.user.split_once(':').unwrap_or((&spec.user, ""));
     let group_text = if spec.user.is_empty() && spec.group_add.is_empty() {
         String::new()
     } else {
         read(root, "/etc/group")?
     };
+    let passwd_text = if spec.user.is_empty() { String::new() } else { read(root, "/etc/passwd")? };
+    look_up(&passwd_text, &group_text, spec)
+}
+
+/// The same with the texts of the two files.
+pub(crate) fn look_up(passwd_text: &str, group_text: &str, spec: &UserSpec) -> Result<Identity, UserError> {
+    let (user, group) = spec.user.split_once(':').unwrap_or((&spec.user, ""));
     let mut identity = Identity::default();
     let mut name = None;
-    let passwd_text = if spec.user.is_empty() { String::new() } else { read(root, "/etc/passwd")? };
     if !spec.user.is_empty() {
         let wanted = number(user).transpose()?;
-        let found = passwd(&passwd_text).find(|p| match wanted {
+        let found = passwd(passwd_text).find(|p| match wanted {
             Some(uid) => p.uid == uid,
             None if user.is_empty() => p.uid == 0,
             None => p.name == user,
@@ -133,17 +139,19 @@ pub fn resolve(root: BorrowedFd<'_>, spec: &UserSpec) -> Result<Identity, UserEr
     }
     let mut supplementary = Vec::new();
     if !group.is_empty() {
-        identity.gid = find_group(&group_text, group)?;
+        identity.gid = find_group(group_text, group)?;
     } else if let Some(name) = name {
         let member = |members: &str| members.split(',').any(|m| m == name);
-        supplementary.extend(groups(&group_text).filter(|g| member(g.2)).map(|g| g.1));
+        supplementary.extend(groups(group_text).filter(|g| member(g.2)).map(|g| g.1));
     }
     for extra in &spec.group_add {
-        supplementary.push(find_group(&group_text, extra)?);
+        supplementary.push(find_group(group_text, extra)?);
     }
+    // A set beside the list: an image can name hundreds of thousands of groups.
+    let mut seen = HashSet::from([identity.gid]);
     identity.groups = vec![identity.gid];
     for gid in supplementary {
-        if !identity.groups.contains(&gid) && identity.groups.len() < MAX_GROUPS {
+        if identity.groups.len() < MAX_GROUPS && seen.insert(gid) {
             identity.groups.push(gid);
         }
     }

@@ -4,27 +4,27 @@ use corten_sys::mount::{Change, Propagation, attr};
 
 /// Options of one mount, sorted by who deals with them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Options {
+pub(crate) struct Options {
     /// It is a bind mount.
-    pub(super) bind: bool,
+    pub(crate) bind: bool,
     /// … with what is mounted below.
-    pub(super) recursive: bool,
+    pub(crate) recursive: bool,
     /// For the mount itself.
-    pub(super) change: Change,
+    pub(crate) change: Change,
     /// For the mount and those below.
-    pub(super) deep: Change,
+    pub(crate) deep: Change,
     /// For the mount and those below, where true.
-    pub(super) propagation: Option<(Propagation, bool)>,
+    pub(crate) propagation: Option<(Propagation, bool)>,
     /// Files belong to other ids than on disk; for those below as well, where true.
-    pub(super) map_ids: Option<bool>,
+    pub(crate) map_ids: Option<bool>,
     /// It begins with what is in its place.
-    pub(super) copy_up: bool,
+    pub(crate) copy_up: bool,
     /// For the file system.
-    pub(super) data: Vec<String>,
+    pub(crate) data: Vec<String>,
 }
 
 /// Sorts the options; an option that asks for what we do not have is an error.
-pub(super) fn parse(fstype: &str, options: &[String]) -> Result<Options, String> {
+pub(crate) fn parse(fstype: &str, options: &[String]) -> Result<Options, String> {
     let mut all = Options { bind: fstype == "bind", ..Options::default() };
     for option in options {
         let name = option.as_str();

@@ -55,17 +55,28 @@ pub(super) fn bundle(dir: &Path) -> Result<(Spec, PathBuf), OciError> {
         return Err(OciError::refused("JSON specification file config.json not found"));
     }
     let document: Value = read(&path)?;
-    if let Some(setting) = refused(&document) {
-        return Err(OciError::Unsupported(format!("config.json: {setting}")));
-    }
-    let mut spec: Spec =
-        serde_json::from_value(document).map_err(|e| OciError::refused(format!("config.json: {e}")))?;
-    check(&spec)?;
+    let mut spec = checked(document)?;
     allow_standard_devices(&mut spec);
     let Some(root) = &spec.root else { return Err(OciError::refused("root must be specified")) };
     let root = std::fs::canonicalize(dir.join(&root.path))
         .map_err(OciError::io(format_args!("invalid rootfs {}", root.path.display())))?;
     Ok((spec, root))
+}
+
+/// The configuration in a document, if everything in it can be honoured.
+pub(in crate::oci) fn checked(document: Value) -> Result<Spec, OciError> {
+    if let Some(setting) = refused(&document) {
+        return Err(OciError::Unsupported(format!("config.json: {setting}")));
+    }
+    let spec: Spec =
+        serde_json::from_value(document).map_err(|e| OciError::refused(format!("config.json: {e}")))?;
+    check(&spec)?;
+    Ok(spec)
+}
+
+/// Whether a text is a configuration that would be accepted; for fuzzing.
+pub(crate) fn accepted(text: &[u8]) -> Option<Spec> {
+    checked(serde_json::from_slice(text).ok()?).ok()
 }
 
 /// The specification's default devices can be used, and any node can be made, whatever the configuration says;
