@@ -46,6 +46,9 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("skopeo", "skopeo"),
     // A foreign runtime of the daemon.
     ("runc", "runc"),
+    // What the daemon of an ordinary user needs.
+    ("newuidmap", "uidmap"),
+    ("slirp4netns", "slirp4netns"),
     ("python3", "python3"),
     // The docker client; a machine that has a newer one keeps it.
     ("docker", "docker.io"),

@@ -11,6 +11,7 @@ pub mod id;
 pub mod ignore;
 pub mod kind;
 pub mod metrics;
+pub mod own;
 pub mod platform;
 pub mod reference;
 pub mod secret;

@@ -39,7 +39,16 @@ pub(crate) struct Cli {
     client: OnceCell<Client>,
 }
 
-/// Where a daemon of ours listens.
+/// Where a daemon of this user's own listens.
+pub(crate) fn own_socket() -> std::path::PathBuf {
+    let uid = rustix::process::geteuid();
+    if uid.is_root() {
+        return CORTEN_SOCKET.into();
+    }
+    corten_base::own::runtime_dir(uid.as_raw()).join("corten.sock")
+}
+
+/// Where the daemon of the machine listens.
 pub(crate) const CORTEN_SOCKET: &str = "/run/corten/corten.sock";
 /// Where everybody else's does.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -110,9 +119,15 @@ impl Cli {
     /// Address of the daemon when nothing names one.
     pub(crate) fn default_host(&self) -> String {
         let docker = std::path::Path::new(DOCKER_SOCKET);
-        let ours = std::path::Path::new(CORTEN_SOCKET);
-        let path = if !ours.exists() && docker.exists() { DOCKER_SOCKET } else { CORTEN_SOCKET };
-        format!("unix://{path}")
+        let own = own_socket();
+        let system = std::path::Path::new(CORTEN_SOCKET);
+        // An ordinary user's own daemon comes before the system's, which may not be theirs to use.
+        let usable = |p: &std::path::Path| rustix::fs::access(p, rustix::fs::Access::WRITE_OK).is_ok();
+        let path = match [own.as_path(), system, docker].into_iter().find(|p| p.exists() && usable(p)) {
+            Some(path) => path,
+            None => own.as_path(),
+        };
+        format!("unix://{}", path.display())
     }
 
     /// Address of the daemon for a program that does not know ours, with the daemon started: where nothing (flag,

@@ -56,6 +56,8 @@ pub struct EngineConfig {
     pub resolv_conf: PathBuf,
     /// `--add-runtime`: further OCI runtimes by name.
     pub runtimes: BTreeMap<String, RuntimeConfig>,
+    /// The daemon is an ordinary user's: slirp4netns's socket, which opens ports on the host.
+    pub forwarder: Option<PathBuf>,
     /// `--userns-remap`: containers have a user namespace with this mapping.
     pub userns: Option<UserMap>,
     /// `--cdi-spec-dir`: where devices are specified, a later directory before an earlier one; empty switches them off.
@@ -124,6 +126,7 @@ impl EngineConfig {
             resolv_conf: "/etc/resolv.conf".into(),
             runtimes: BTreeMap::new(),
             default_runtime: "runc".into(),
+            forwarder: None,
             userns: None,
             cdi_dirs: CDI_DIRS.iter().map(PathBuf::from).collect(),
         }

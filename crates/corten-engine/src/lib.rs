@@ -33,6 +33,7 @@ mod error;
 mod exec;
 mod failpoint;
 mod filters;
+mod forward;
 mod hosts;
 mod links;
 mod merge;

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use corten_runtime::cgroup::Cgroup;
 use corten_wire::api::container::{ContainerConfig, Healthcheck};
 use corten_wire::api::host_config::{HostConfig, RestartPolicy};
 use corten_wire::api::mount::Mount;
@@ -22,6 +23,8 @@ pub(crate) struct Host {
     /// As in `/sys/devices/system/node/online`.
     pub(crate) node_list: String,
     pub(crate) cgroup_v2: bool,
+    /// None was handed over to this daemon.
+    pub(crate) no_cgroups: bool,
 }
 
 impl Host {
@@ -36,6 +39,7 @@ impl Host {
             cpu_list,
             node_list: read("/sys/devices/system/node/online", "0"),
             cgroup_v2: std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+            no_cgroups: Cgroup::at(std::path::Path::new("/docker")).is_ok_and(|g| g.is_none()),
         }
     }
 }
@@ -141,7 +145,37 @@ pub(crate) fn host_config(h: &HostConfig, host: &Host, daemon: &EngineConfig) ->
                 .to_owned(),
         );
     }
+    if host.no_cgroups {
+        warnings.extend(discarded(h));
+    }
     Ok(warnings)
+}
+
+/// COMPAT: moby goes on without limits that the kernel cannot set, and says so.
+fn discarded(h: &HostConfig) -> Vec<String> {
+    let cpu = h.cpu_period != 0 || h.cpu_quota != 0 || h.nano_cpus != 0;
+    let sets = !h.cpuset_cpus.is_empty() || !h.cpuset_mems.is_empty();
+    let rates = [
+        &h.blkio_device_read_bps,
+        &h.blkio_device_write_bps,
+        &h.blkio_device_read_iops,
+        &h.blkio_device_write_iops,
+    ];
+    let throttled = rates.iter().any(|l| l.as_ref().is_some_and(|l| !l.is_empty()));
+    [
+        (h.memory != 0, "Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded."),
+        (h.memory_reservation != 0, "Your kernel does not support memory soft limit capabilities or the cgroup is not mounted. Limitation discarded."),
+        (h.pids_limit.is_some_and(|l| l > 0), "Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded."),
+        (h.cpu_shares != 0, "Your kernel does not support CPU shares or the cgroup is not mounted. Shares discarded."),
+        (cpu, "Your kernel does not support CPU CFS quota or the cgroup is not mounted. Quota discarded."),
+        (sets, "Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded."),
+        (h.blkio_weight != 0, "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."),
+        (throttled, "Your kernel does not support Block I/O throttling or the cgroup is not mounted. Limits discarded."),
+    ]
+    .into_iter()
+    .filter(|(wanted, _)| *wanted)
+    .map(|(_, text)| text.to_owned())
+    .collect()
 }
 
 /// Ports and where they are to be published.

@@ -286,8 +286,13 @@ fn mount(overlay: &Overlay, read_only: bool) -> rustix::io::Result<OwnedFd> {
         set("upperdir", &overlay.upper)?;
         set("workdir", &overlay.work)?;
     }
-    for option in ["redirect_dir", "metacopy", "index"] {
-        set(option, Path::new("off"))?;
+    if corten_sys::users::initial() {
+        for option in ["redirect_dir", "metacopy", "index"] {
+            set(option, Path::new("off"))?;
+        }
+    } else {
+        // It implies the three, and the kernel takes them from nobody else.
+        rustix::mount::fsconfig_set_flag(&fs, "userxattr")?;
     }
     rustix::mount::fsconfig_create(&fs)?;
     let attributes = if read_only { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };

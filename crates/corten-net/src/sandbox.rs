@@ -179,7 +179,9 @@ fn prepare_here() -> io::Result<Rtnetlink> {
     // it on for their own link. `lo` keeps ::1.
     write_setting("net/ipv6/conf/default/disable_ipv6", "1")?;
     write_setting("net/ipv4/ip_unprivileged_port_start", "0")?;
-    write_setting("net/ipv4/ping_group_range", "0 2147483647")?;
+    // In a user namespace the kernel takes no other groups than those that are known in it.
+    let last = corten_sys::users::last_group().min(2_147_483_647);
+    write_setting("net/ipv4/ping_group_range", &format!("0 {last}"))?;
     Ok(route)
 }
 

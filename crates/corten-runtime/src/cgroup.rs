@@ -81,8 +81,17 @@ impl Cgroup {
         let table = PathBuf::from("/proc/self/mountinfo");
         let fail = |source| CgroupError { what: "read".into(), path: table.clone(), source };
         let text = fs::read_to_string(&table).map_err(fail)?;
-        let hierarchies = parse_mounts(&text, &relative);
-        if hierarchies.is_empty() || relative.as_os_str().is_empty() {
+        let mut hierarchies = parse_mounts(&text, &relative);
+        // Who has not been given any goes without: nothing is limited, counted or frozen then.
+        let given = |h: &Hierarchy| {
+            let existing = h.group.ancestors().find(|a| a.exists());
+            existing.is_some_and(|p| rustix::fs::access(p, rustix::fs::Access::WRITE_OK).is_ok())
+        };
+        let anywhere = !hierarchies.is_empty();
+        if !corten_sys::users::initial() {
+            hierarchies.retain(given);
+        }
+        if !anywhere || relative.as_os_str().is_empty() {
             return Err(fail(io::ErrorKind::NotFound.into()));
         }
         Ok(Self { hierarchies, relative })
@@ -93,8 +102,9 @@ impl Cgroup {
         Self { hierarchies: Vec::new(), relative: PathBuf::new() }
     }
 
-    /// See [`Cgroup::none`].
-    pub(crate) fn is_none(&self) -> bool {
+    /// There are none that this process may use, or wants to, see [`Cgroup::none`].
+    #[must_use]
+    pub fn is_none(&self) -> bool {
         self.hierarchies.is_empty()
     }
 

@@ -20,7 +20,9 @@ pub fn main(args: &[String]) -> i32 {
 }
 
 /// Starts the program, and serves it until its end.
-pub(crate) fn serve_program(args: &[CString], env: &[CString]) -> i32 {
+/// Not for a process with more than one thread.
+#[must_use]
+pub fn serve_program(args: &[CString], env: &[CString]) -> i32 {
     rustix::thread::set_name(c"docker-init").ok();
     let Some(name) = args.first() else { return 1 };
     let all: Vec<i32> = (1..=64).filter(|s| !KEPT.contains(s)).collect();

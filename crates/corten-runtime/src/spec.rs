@@ -297,8 +297,9 @@ fn sysctls(input: &SpecInput) -> BTreeMap<String, String> {
     let mut all = input.sysctls.clone();
     if input.private_network {
         // COMPAT: moby lets unprivileged users of a container bind low ports and send pings.
+        let groups = format!("0 {}", corten_sys::users::last_group().min(i32::MAX as u32));
         for (name, value) in
-            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", groups.as_str())]
         {
             all.entry(name.into()).or_insert_with(|| value.into());
         }

@@ -17,4 +17,5 @@ pub mod seccomp;
 pub mod seqpacket;
 pub mod shared;
 pub mod signal;
+pub mod users;
 pub mod writeback;

@@ -208,6 +208,9 @@ pub fn overlay(layers: &Overlay) -> io::Result<OwnedFd> {
             rustix::mount::fsconfig_set_string(context.as_fd(), key, short(path, &mut keep)?.as_path())?;
         }
     }
+    if !crate::users::initial() {
+        rustix::mount::fsconfig_set_flag(context.as_fd(), "userxattr")?;
+    }
     finish(&context, 0)
 }
 
@@ -240,6 +243,9 @@ pub fn overlay_at(layers: &Overlay, target: &Path) -> io::Result<()> {
         if let Some(path) = path {
             options.push_str(&format!(",{key}={}", by_descriptor(path, &mut keep)?.to_string_lossy()));
         }
+    }
+    if !crate::users::initial() {
+        options.push_str(",userxattr");
     }
     let options = std::ffi::CString::new(options)?;
     let flags = rustix::mount::MountFlags::empty();

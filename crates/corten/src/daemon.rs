@@ -9,6 +9,7 @@ mod host;
 pub(crate) mod logging;
 mod options;
 mod reload;
+pub(crate) mod rootless;
 mod run;
 mod settings;
 pub(crate) mod signals;
@@ -41,6 +42,9 @@ pub(crate) fn main(args: &[OsString]) -> i32 {
             corten_wire::api::VERSION
         ));
     }
+    if rootless::is_needed() && !flags.bool_or("validate", false) {
+        return rootless::main(args);
+    }
     let config = match configuration(&flags) {
         Ok(config) => config,
         Err(e) => return complain(&e.to_string(), 1),
@@ -57,7 +61,11 @@ pub(crate) fn main(args: &[OsString]) -> i32 {
 /// Flags and file, checked.
 fn configuration(flags: &Settings) -> Result<Config, SettingsError> {
     let named = flags.path("config-file");
-    let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG_FILE));
+    let default = || match rootless::Places::inside() {
+        Some(places) => places.config.join("daemon.json"),
+        None => PathBuf::from(DEFAULT_CONFIG_FILE),
+    };
+    let path = named.clone().unwrap_or_else(default);
     Config::new(&flags.clone().merge_file(&path, named.is_some())?)
 }
 

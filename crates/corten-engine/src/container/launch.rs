@@ -23,6 +23,7 @@ use super::phase::Exit;
 use crate::config::{BUILT_IN_RUNTIMES, EngineConfig, UserMap};
 use crate::error::{Error, Result, conflict, invalid, not_found};
 use crate::failpoint::failpoint;
+use crate::forward::Forwarder;
 use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, StateRecord};
 use crate::shared::Shared;
 use crate::spec::Surroundings;
@@ -457,6 +458,9 @@ pub(crate) fn clean_up(shared: &Shared, record: &ContainerRecord, run: &Run) {
     let _timer = corten_base::metrics::NETWORK_RELEASE.timer();
     let net = shared.networks.net();
     for endpoint in run.endpoints.iter().filter_map(|e| e.attached.as_ref()) {
+        if let Some(forwarder) = Forwarder::of(shared.config().forwarder.as_ref()) {
+            forwarder.close(&endpoint.ports);
+        }
         if let Err(error) = net.detach(endpoint) {
             tracing::warn!(container.id = %record.id, %error, "endpoint cannot be detached");
         }

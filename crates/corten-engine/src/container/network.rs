@@ -11,6 +11,7 @@ use corten_wire::api::port::{Port, PortBinding};
 
 use super::launch::{Run, write_run};
 use crate::error::{Error, Result, internal, invalid};
+use crate::forward::Forwarder;
 use crate::hosts::{self, DnsOptions};
 use crate::links::Linked;
 use crate::record::{ContainerRecord, NetworkEntry};
@@ -195,7 +196,21 @@ pub(crate) fn attach(
             .map(|s| s.split(',').map(str::to_owned).collect())
             .unwrap_or_default(),
     };
-    endpoint.attached = Some(shared.networks.net().attach(spec)?);
+    let daemon = shared.config();
+    let Some(forwarder) = Forwarder::of(daemon.forwarder.as_ref()) else {
+        endpoint.attached = Some(shared.networks.net().attach(spec)?);
+        return Ok(endpoint);
+    };
+    let wanted = spec.ports.clone();
+    let mut spec = spec;
+    // The address is one of the host's, which the forwarder opens; all come in by one link.
+    spec.ports.iter_mut().for_each(|p| p.host_ip = None);
+    let attached = shared.networks.net().attach(spec)?;
+    if let Err(error) = forwarder.open(&attached.ports, &wanted) {
+        shared.networks.net().detach(&attached).ok();
+        return Err(error);
+    }
+    endpoint.attached = Some(attached);
     Ok(endpoint)
 }
 

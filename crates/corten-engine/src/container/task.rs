@@ -651,6 +651,11 @@ impl Task {
         if changes_ports && host.network_mode.starts_with("container:") {
             return Err(crate::error::conflict("ports belong to the container whose network this one joins"));
         }
+        if changes_ports && self.container.shared().config().forwarder.is_some() {
+            return Err(crate::error::unsupported(
+                "a rootless daemon publishes ports only when a container starts",
+            ));
+        }
         let published = endpoints::publishing(&self.run.endpoints).cloned();
         let records = published.as_ref().and_then(|e| e.attached.as_ref()).map(|a| a.ports.clone());
         let records = records.unwrap_or_default();

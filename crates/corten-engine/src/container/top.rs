@@ -33,15 +33,26 @@ impl Container {
         let args = ps_args.trim().to_owned();
         check(&args)?;
         let path = spec::cgroup_path(&view.record, &self.shared().config());
+        let init = view.pid;
         let response = blocking(move || {
             let group = Cgroup::at(&path).map_err(|e| internal(e.to_string()))?;
-            let pids: BTreeSet<i32> = group.pids().into_iter().collect();
+            let pids: BTreeSet<i32> =
+                if group.is_none() { of_namespace(init) } else { group.pids().into_iter().collect() };
             if args.is_empty() || args == "-ef" { Ok(from_proc(&pids)) } else { from_ps(&args, &pids) }
         })
         .await?;
         self.publish_plain("top");
         Ok(response)
     }
+}
+
+/// Processes of the same PID namespace, where there are no control groups.
+fn of_namespace(init: i32) -> BTreeSet<i32> {
+    let of = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let wanted = of(init);
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| wanted.is_some() && of(*pid) == wanted).collect()
 }
 
 /// COMPAT: Docker refuses a custom heading of the PID column, which it could not recognise.

@@ -6,7 +6,8 @@ use super::*;
 
 fn check(body: &str, want: &str) {
     let daemon = EngineConfig::new("/d".into(), "/e".into());
-    let host = Host { cpus: 2, cpu_list: "0-1".into(), node_list: "0".into(), cgroup_v2: false };
+    let host =
+        Host { cpus: 2, cpu_list: "0-1".into(), node_list: "0".into(), cgroup_v2: false, no_cgroups: false };
     let request = CreateRequest::decode(body.as_bytes()).unwrap().unwrap();
     let result = config(request.config).and_then(|_| host_config(&request.host_config, &host, &daemon));
     assert_eq!(result.err().map(|e| e.to_string()).unwrap_or_default(), want, "{body}");

@@ -79,6 +79,7 @@ pub(crate) fn is_whiteout(meta: &Metadata) -> bool {
 pub(crate) fn is_opaque(dir: &Path) -> Result<bool, ImageError> {
     use corten_base::fs::Context;
     let fd = open_dir(dir)?;
-    let value = beneath::xattr(fd.as_fd(), "trusted.overlay.opaque").at("getxattr", dir)?;
+    let value = beneath::xattr(fd.as_fd(), &format!("{}opaque", corten_sys::users::overlay_prefix()))
+        .at("getxattr", dir)?;
     Ok(value.as_deref() == Some(b"y"))
 }

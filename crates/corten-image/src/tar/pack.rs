@@ -173,11 +173,14 @@ impl<'a, W: Write> Packer<'a, W> {
 
     /// Opaque directories get their member; a redirected one cannot be told in a layer.
     pub(crate) fn overlay_marks(&mut self, dir: BorrowedFd<'_>, path: &[u8]) -> Result<(), TarError> {
-        let read = |name| beneath::xattr(dir, name).map_err(|e| TarError::member("getxattr", path, e));
-        if read("trusted.overlay.redirect")?.is_some() {
+        let prefix = corten_sys::users::overlay_prefix();
+        let read = |name: &str| {
+            beneath::xattr(dir, &format!("{prefix}{name}")).map_err(|e| TarError::member("getxattr", path, e))
+        };
+        if read("redirect")?.is_some() {
             return Err(TarError::Unsupported("overlay redirect".into()));
         }
-        if read("trusted.overlay.opaque")?.as_deref() == Some(b"y") {
+        if read("opaque")?.as_deref() == Some(b"y") {
             let mark = beneath::join(path, WHITEOUT_OPAQUE);
             return self.write_empty(&Entry::file(mark, 0, 0));
         }
@@ -211,7 +214,7 @@ impl<'a, W: Write> Packer<'a, W> {
 fn attributes(fd: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Attribute>, TarError> {
     let mut out = Vec::new();
     for name in beneath::xattr_names(fd).map_err(|e| TarError::member("listxattr", path, e))? {
-        if name != "security.capability" && !name.starts_with("user.") {
+        if name != "security.capability" && !name.starts_with("user.") || name.starts_with("user.overlay.") {
             continue;
         }
         let value = beneath::xattr(fd, &name).map_err(|e| TarError::member("getxattr", path, e))?;

@@ -234,6 +234,14 @@ pub(super) fn exec(
     }
     let other_users = differs(plan.init_pid, "user");
     let mut kinds = MOUNT | NET | IPC | UTS | CGROUP;
+    if !corten_sys::users::initial() {
+        // Only the machine's root may enter what is the machine's, even where we are in it already.
+        for (kind, name) in [(NET, "net"), (IPC, "ipc"), (UTS, "uts"), (CGROUP, "cgroup")] {
+            if !differs(plan.init_pid, name) {
+                kinds &= !kind;
+            }
+        }
+    }
     if other_users {
         kinds |= USER;
         // Only then is what can be done from outside done.

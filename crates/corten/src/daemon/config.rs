@@ -15,6 +15,7 @@ use corten_registry::{ClientConfig, InsecureRegistries, ProxyConfig};
 use corten_wire::api::TextMap;
 use corten_wire::api::host_config::Ulimit;
 
+use super::rootless::Places;
 use super::settings::{Settings, SettingsError};
 
 /// Where we listen if nothing else is said.
@@ -35,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) debug: bool,
     pub(crate) log_level: String,
     pub(crate) experimental: bool,
+    /// Of an ordinary user.
+    pub(crate) rootless: bool,
     pub(crate) labels: Vec<String>,
     /// `--log-format=json`.
     pub(crate) json_logs: bool,
@@ -89,10 +92,16 @@ impl Config {
             }
         }
         check_features(s)?;
-        let root = absolute(s.path("data-root").unwrap_or_else(|| DEFAULT_ROOT.into()))?;
-        let exec_root = absolute(s.path("exec-root").unwrap_or_else(|| DEFAULT_EXEC_ROOT.into()))?;
+        let places = s.bool_or("rootless", false).then(Places::inside).flatten();
+        if s.bool_or("rootless", false) && places.is_none() {
+            return Err(wrong("--rootless: start the daemon as the ordinary user"));
+        }
+        let data = places.as_ref().map_or_else(|| DEFAULT_ROOT.into(), |p| p.data.clone());
+        let exec = places.as_ref().map_or_else(|| DEFAULT_EXEC_ROOT.into(), |p| p.runtime.join("corten"));
+        let root = absolute(s.path("data-root").unwrap_or(data))?;
+        let exec_root = absolute(s.path("exec-root").unwrap_or(exec))?;
         Ok(Self {
-            hosts: hosts(s)?,
+            hosts: hosts(s, places.as_ref())?,
             tls: tls(s)?,
             group: s.text("group").map(str::to_owned),
             pidfile: s.path("pidfile").unwrap_or_else(|| exec_root.join("corten.pid")),
@@ -104,7 +113,8 @@ impl Config {
             metrics: metrics(s)?,
             downloads: parallel(s, "max-concurrent-downloads", "max concurrent downloads", 3)?,
             uploads: parallel(s, "max-concurrent-uploads", "max concurrent uploads", 5)?,
-            engine: engine(s, root.clone(), exec_root.clone())?,
+            engine: engine(s, root.clone(), exec_root.clone(), places.as_ref())?,
+            rootless: places.is_some(),
             net: net(s, &root, exec_root.clone())?,
             registry: registry(s)?,
             root,
@@ -134,8 +144,9 @@ fn absolute(path: PathBuf) -> Result<PathBuf, SettingsError> {
     std::path::absolute(&path).map_err(|e| wrong(format!("{}: {e}", path.display())))
 }
 
-fn hosts(s: &Settings) -> Result<Vec<Address>, SettingsError> {
-    let default = [DEFAULT_HOST.to_owned()];
+fn hosts(s: &Settings, places: Option<&Places>) -> Result<Vec<Address>, SettingsError> {
+    let own = |p: &Places| format!("unix://{}", p.runtime.join("corten.sock").display());
+    let default = [places.map_or_else(|| DEFAULT_HOST.to_owned(), own)];
     let all = if s.list("host").is_empty() { &default[..] } else { s.list("host") };
     all.iter()
         .map(|h| h.parse().map_err(|e: corten_api::listen::InvalidAddress| wrong(e.to_string())))
@@ -184,8 +195,22 @@ fn check_features(s: &Settings) -> Result<(), SettingsError> {
     Ok(())
 }
 
-fn engine(s: &Settings, root: PathBuf, exec_root: PathBuf) -> Result<EngineConfig, SettingsError> {
+fn engine(
+    s: &Settings,
+    root: PathBuf,
+    exec_root: PathBuf,
+    places: Option<&Places>,
+) -> Result<EngineConfig, SettingsError> {
     let mut e = EngineConfig::new(root, exec_root);
+    if let Some(places) = places {
+        e.forwarder = Some(places.forwarder());
+        e.resolv_conf = places.resolv_conf();
+        for option in ["live-restore", "userns-remap"] {
+            if s.bool_or(option, false) || s.text(option).is_some() {
+                return Err(wrong(format!("--{option} is not supported by a rootless daemon")));
+            }
+        }
+    }
     e.fast_joins = s.list("exec-opt").iter().any(|o| o == "native.cgroup-favordynmods=true");
     if let Some(driver) = s.text("log-driver") {
         driver.clone_into(&mut e.log.kind);
@@ -217,7 +242,7 @@ fn engine(s: &Settings, root: PathBuf, exec_root: PathBuf) -> Result<EngineConfi
     if let Some(parent) = s.text("cgroup-parent") {
         parent.clone_into(&mut e.cgroup_parent);
     }
-    e.live_restore = s.bool_or("live-restore", true);
+    e.live_restore = s.bool_or("live-restore", places.is_none());
     if let Some(seconds) = s.number("shutdown-timeout") {
         // dockerd's -1 waits for ever; a year is long enough.
         e.shutdown_timeout = Duration::from_secs(u64::try_from(seconds).unwrap_or(365 * 86_400));

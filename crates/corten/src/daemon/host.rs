@@ -7,6 +7,7 @@ use anyhow::Context;
 use corten_api::DaemonInfo;
 use corten_base::reference::DEFAULT_DOMAIN;
 use corten_base::{Id, Platform};
+use corten_runtime::cgroup::Cgroup;
 use corten_wire::api::system::{
     AddressPool, ContainerdInfo, FirewallInfo, IndexInfo, Info, PluginsInfo, RegistryConfig, Runtime,
     SwarmInfo, Version, VersionComponent, VersionPlatform,
@@ -74,10 +75,15 @@ fn version(config: &Config, kernel: &str) -> Version {
 /// What the kernel's control groups offer.
 struct Cgroups {
     v2: bool,
+    /// None was handed over to us.
+    none: bool,
 }
 
 impl Cgroups {
     fn has(&self, v1: &str, controller: &str) -> bool {
+        if self.none {
+            return false;
+        }
         if self.v2 {
             let all = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
             return all.split_whitespace().any(|c| c == controller);
@@ -87,7 +93,10 @@ impl Cgroups {
 }
 
 fn info(config: &Config, kernel: String, machine: String) -> anyhow::Result<Info> {
-    let cgroups = Cgroups { v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists() };
+    let cgroups = Cgroups {
+        v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+        none: Cgroup::at(Path::new(&config.engine.cgroup_parent)).is_ok_and(|g| g.is_none()),
+    };
     let release = os_release();
     let field = |name: &str| release.get(name).cloned().unwrap_or_default();
     let names = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
@@ -104,6 +113,9 @@ fn info(config: &Config, kernel: String, machine: String) -> anyhow::Result<Info
     let mut security = vec![format!("name=seccomp,profile={seccomp}")];
     if config.engine.no_new_privileges {
         security.push("name=no-new-privileges".to_owned());
+    }
+    if config.rootless {
+        security.push("name=rootless".to_owned());
     }
     if config.engine.userns.is_some() {
         security.push("name=userns".to_owned());
@@ -132,7 +144,7 @@ fn info(config: &Config, kernel: String, machine: String) -> anyhow::Result<Info
         ipv4_forwarding: config.net.ip_forward || read("/proc/sys/net/ipv4/ip_forward").trim() == "1",
         debug: config.debug,
         logging_driver: config.engine.log.kind.clone(),
-        cgroup_driver: "cgroupfs".to_owned(),
+        cgroup_driver: if cgroups.none { "none" } else { "cgroupfs" }.to_owned(),
         cgroup_version: if cgroups.v2 { "2" } else { "1" }.to_owned(),
         kernel_version: kernel,
         operating_system: field("PRETTY_NAME"),

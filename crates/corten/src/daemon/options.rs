@@ -75,6 +75,7 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("label", List, "key=value shown by GET /info").key("labels"),
     flag("shutdown-timeout", Number, "Seconds that containers get when they are stopped at shutdown"),
     flag("live-restore", Bool, "Containers go on when the daemon ends (default true)"),
+    flag("rootless", Bool, "Set by the daemon of an ordinary user in its own namespaces").key(""),
     flag("tls", Bool, "TLS on tcp:// listeners"),
     flag("tlsverify", Bool, "TLS, and clients need a certificate"),
     flag("tlscacert", Text, "Certificates that sign those of clients"),
@@ -174,7 +175,6 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("cpu-rt-period", Number, ""),
     flag("cpu-rt-runtime", Number, ""),
     flag("userland-proxy-path", Text, ""),
-    flag("rootless", Bool, ""),
     flag("min-api-version", Text, "").key(""),
     Flag { long: "", short: None, key: "builder", kind: Json, help: "" },
 ];

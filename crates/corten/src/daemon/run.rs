@@ -162,6 +162,10 @@ fn bind_all(
 
 /// The group of the socket: `docker` if it exists, unless another was asked for.
 fn group_id(wanted: Option<&str>) -> anyhow::Result<Option<u32>> {
+    // In a user namespace the host's groups are nobody's.
+    if wanted.is_none() && !corten_sys::users::initial() {
+        return Ok(None);
+    }
     let name = wanted.unwrap_or("docker");
     if let Ok(gid) = name.parse() {
         return Ok(Some(gid));

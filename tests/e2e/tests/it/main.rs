@@ -15,6 +15,7 @@ mod logs;
 mod network;
 mod operation;
 mod registry;
+mod rootless;
 mod runtimes;
 mod soak;
 mod streams;

@@ -1,0 +1,195 @@
+//! The daemon of an ordinary user, who is made for the test: `corten run` simply works.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use corten_testkit::daemon::bin_dir;
+use corten_testkit::image;
+
+/// A new user with subordinate ids, a home, and our programs; all is gone with it.
+struct User {
+    name: String,
+    dir: tempfile::TempDir,
+    tun: Option<std::fs::Permissions>,
+}
+
+fn must(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+impl User {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("corten-rootless-").tempdir().unwrap();
+        let open =
+            |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        open(dir.path());
+        for program in ["corten", "corten-runtime"] {
+            std::fs::copy(bin_dir().join(program), dir.path().join(program)).unwrap();
+            open(&dir.path().join(program));
+        }
+        std::fs::write(dir.path().join("busybox.tar"), image::busybox_tar().unwrap()).unwrap();
+        let name = format!("ctr{}", std::process::id());
+        let home = dir.path().join("home");
+        must(Command::new("useradd").args(["-m", "-s", "/bin/sh", "-d"]).arg(&home).arg(&name));
+        // Machines with udev have this already.
+        let tun = Path::new("/dev/net/tun");
+        let before = std::fs::metadata(tun).unwrap().permissions();
+        let closed = before.mode() & 0o666 != 0o666;
+        if closed {
+            std::fs::set_permissions(tun, std::fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        must(Command::new("install").args(["-d", "-m", "700", "-o", &name]).arg(dir.path().join("run")));
+        Self { name, dir, tun: closed.then_some(before) }
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("runuser");
+        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", self.dir.path().display());
+        command
+            .args(["-u", &self.name, "--", "env", "-i", "DOCKER_BUILDKIT=0"])
+            .arg(format!("HOME={}", self.dir.path().join("home").display()))
+            .arg(format!("XDG_RUNTIME_DIR={}", self.dir.path().join("run").display()))
+            .arg(format!("PATH={path}"))
+            .arg(program)
+            .current_dir("/");
+        command
+    }
+
+    fn corten(&self, args: &[&str]) -> Output {
+        self.command(self.dir.path().join("corten")).args(args).output().unwrap()
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.corten(args);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {err}\n{}", self.log());
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("run/corten.log")).unwrap_or_default()
+    }
+
+    /// The outermost of the daemon's processes.
+    fn daemon(&self) -> Option<i32> {
+        let text = must(Command::new("pgrep").args(["-o", "-u", &self.name, "-f", "corten daemon"]));
+        text.parse().ok()
+    }
+
+    fn processes(&self) -> bool {
+        Command::new("pgrep").args(["-u", &self.name]).output().unwrap().status.success()
+    }
+}
+
+fn eventually<T>(what: &str, mut f: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(value) = f() {
+            return value;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "not within 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        if self.processes() {
+            // The user was made for this test: so are all their processes.
+            let pids = Command::new("pgrep").args(["-u", &self.name]).output().unwrap().stdout;
+            Command::new("kill")
+                .arg("-9")
+                .args(String::from_utf8_lossy(&pids).split_whitespace())
+                .output()
+                .ok();
+            eventually("all processes are gone", || (!self.processes()).then_some(()));
+        }
+        Command::new("userdel").arg(&self.name).output().ok();
+        if let Some(before) = self.tun.take() {
+            std::fs::set_permissions("/dev/net/tun", before).ok();
+        }
+    }
+}
+
+#[test]
+fn an_ordinary_user_simply_runs_containers() {
+    let user = User::new();
+    let tar = user.dir.path().join("busybox.tar").display().to_string();
+    let first = user.corten(&["import", &tar, "busybox"]);
+    let said = String::from_utf8_lossy(&first.stderr).into_owned();
+    assert!(
+        first.status.success() && said.contains("No daemon is running: started one"),
+        "{said}\n{}",
+        user.log()
+    );
+    assert_eq!(
+        user.ok(&["run", "--rm", "busybox", "sh", "-c", "id -u; echo x > /dev/null; hostname > /h"]),
+        "0"
+    );
+    assert_eq!(user.ok(&["run", "--rm", "-u", "alice", "-v", "vol:/v", "busybox", "id", "-u"]), "1000");
+    let info = user.ok(&["info", "-f", "{{.SecurityOptions}} {{.DockerRootDir}}"]);
+    assert!(info.contains("name=rootless") && info.contains("/home/.local/share/corten"), "{info}");
+    // Nothing but the user's own files and processes is involved.
+    user.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "-p",
+        "127.0.0.1:38081:80",
+        "busybox",
+        "sh",
+        "-c",
+        "while :; do nc -l -p 80 -e echo hello; done",
+    ]);
+    let answer = eventually("the port answers", || {
+        let out = Command::new("busybox")
+            .args(["nc", "-w", "2", "127.0.0.1", "38081"])
+            .stdin(std::process::Stdio::null())
+            .output()
+            .ok()?;
+        (!out.stdout.is_empty()).then(|| String::from_utf8_lossy(&out.stdout).into_owned())
+    });
+    assert_eq!(answer, "hello\n");
+    let taken = user.corten(&["run", "--rm", "-p", "38081:81", "busybox", "true"]);
+    assert!(!taken.status.success());
+    assert_eq!(user.ok(&["exec", "web", "sh", "-c", "id -u; echo in"]), "0\nin");
+    assert!(user.ok(&["top", "web"]).contains("nc -l -p 80"));
+    user.ok(&["rm", "-f", "web"]);
+    eventually("the port is closed", || {
+        std::net::TcpStream::connect("127.0.0.1:38081").is_err().then_some(())
+    });
+    let limited = user.corten(&["run", "--rm", "-m", "64m", "busybox", "true"]);
+    let said = String::from_utf8_lossy(&limited.stderr).into_owned();
+    let limits = user.ok(&["info", "-f", "{{.MemoryLimit}}"]) == "true";
+    assert_eq!(said.contains("Limitation discarded"), !limits, "{said}");
+    let context = user.dir.path().join("context");
+    std::fs::create_dir(&context).unwrap();
+    std::fs::write(
+        context.join("Dockerfile"),
+        "FROM busybox\nRUN rm -r /home && mkdir /home && touch /home/new\n",
+    )
+    .unwrap();
+    user.ok(&["build", "-t", "built", context.to_str().unwrap()]);
+    assert_eq!(user.ok(&["run", "--rm", "built", "ls", "/home"]), "new");
+    let file = user.dir.path().join("home/copied");
+    user.ok(&["create", "--name", "files", "busybox", "true"]);
+    user.ok(&["cp", "files:/etc/passwd", file.to_str().unwrap()]);
+    assert!(file.exists());
+    // The daemon's end is the end of its containers, however it comes.
+    user.ok(&["run", "-d", "--name", "lasting", "busybox", "sleep", "1000"]);
+    let pid = rustix::process::Pid::from_raw(user.daemon().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    eventually("everything has ended", || (!user.processes()).then_some(()));
+    assert_eq!(user.ok(&["ps", "-a", "-f", "name=lasting", "--format", "{{.State}}"]), "exited");
+    user.ok(&["start", "lasting"]);
+    user.ok(&["rm", "-f", "lasting", "files"]);
+    let pid = rustix::process::Pid::from_raw(user.daemon().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    eventually("the daemon ends", || (!user.processes()).then_some(()));
+}
