@@ -126,9 +126,50 @@ impl Call {
         self.answer(StatusCode::OK, value)
     }
 
+    /// 200 with an array, to be filled.
+    pub(crate) fn array(&self) -> Array {
+        let (pattern, version) = (self.route.pattern, self.version);
+        Array { pattern, version, changes: compat::changes_response(pattern, version), bytes: Vec::new() }
+    }
+
     /// 201 with JSON.
     pub(crate) fn created<T: Serialize>(&self, value: &T) -> Answer {
         self.answer(StatusCode::CREATED, value)
+    }
+}
+
+/// An array that is written item by item, each in the shape of the client's version.
+#[derive(Debug)]
+pub(crate) struct Array {
+    pattern: &'static str,
+    version: ApiVersion,
+    changes: bool,
+    bytes: Vec<u8>,
+}
+
+impl Array {
+    pub(crate) fn push<T: Serialize>(&mut self, item: &T) -> Result<(), ApiError> {
+        let broken = |e: serde_json::Error| ApiError::internal(e.to_string());
+        self.bytes.push(if self.bytes.is_empty() { b'[' } else { b',' });
+        if !self.changes {
+            return serde_json::to_writer(&mut self.bytes, item).map_err(broken);
+        }
+        // The changes are those of the whole array.
+        let mut alone = serde_json::Value::Array(vec![serde_json::to_value(item).map_err(broken)?]);
+        compat::response(self.pattern, self.version, &mut alone);
+        for item in alone.as_array().into_iter().flatten() {
+            serde_json::to_writer(&mut self.bytes, item).map_err(broken)?;
+        }
+        Ok(())
+    }
+
+    /// 200 with what was pushed.
+    pub(crate) fn answer(mut self) -> Response {
+        if self.bytes.is_empty() {
+            self.bytes.push(b'[');
+        }
+        self.bytes.extend_from_slice(b"]\n");
+        json_bytes(StatusCode::OK, self.bytes)
     }
 }
 
@@ -136,10 +177,14 @@ impl Call {
 pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
     let mut bytes = serde_json::to_vec(value).map_err(|e| ApiError::internal(e.to_string()))?;
     bytes.push(b'\n');
+    Ok(json_bytes(status, bytes))
+}
+
+fn json_bytes(status: StatusCode, bytes: Vec<u8>) -> Response {
     let mut response = http::Response::new(full(bytes));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    response
 }
 
 /// An answer without a body.

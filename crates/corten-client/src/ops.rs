@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use http::Method;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{Body, ByteStream, Client, Error, Filters, Hijacked, JsonLines, Query, Request};
@@ -91,8 +92,8 @@ impl Client {
 
     // Containers.
 
-    /// `GET /containers/json`.
-    pub async fn container_list(&self, query: Query) -> Result<Vec<Value>, Error> {
+    /// `GET /containers/json`; of ten thousand containers a caller may want to keep but a part.
+    pub async fn container_list<T: DeserializeOwned>(&self, query: Query) -> Result<Vec<T>, Error> {
         self.json(Request::new(Method::GET, "/containers/json").query(query)).await
     }
 

@@ -61,6 +61,35 @@ pub struct EngineUsage {
     pub volumes: Vec<Volume>,
 }
 
+/// The containers of a [`Engine::list`], newest first.
+#[derive(Debug)]
+pub struct Listing<'a> {
+    engine: &'a Engine,
+    views: std::vec::IntoIter<Arc<ContainerView>>,
+    /// What the names of images mean.
+    names: HashMap<String, Option<String>>,
+    now: i128,
+    size: bool,
+}
+
+impl Listing<'_> {
+    /// The next one.
+    pub async fn next(&mut self) -> Option<ContainerSummary> {
+        let view = self.views.next()?;
+        let image = self.engine.image_name(&view, &mut self.names);
+        let mut summary = view.summary(image, self.now);
+        // It may have gone since: then its sizes stay unknown.
+        if self.size
+            && let Ok(container) = self.engine.find(&summary.id)
+            && let Ok((rw, root)) = container.sizes().await
+        {
+            summary.size_rw = Some(rw);
+            summary.size_root_fs = Some(root);
+        }
+        Some(summary)
+    }
+}
+
 impl Engine {
     /// Where events are published.
     #[must_use]
@@ -121,40 +150,26 @@ impl Engine {
         self.views().iter().filter(|v| v.is_running()).map(|v| v.record.id.to_string()).collect()
     }
 
-    /// `GET /containers/json`.
+    /// `GET /containers/json`, one container at a time: ten thousand are not made at once.
     ///
     /// # Errors
     /// Filters that cannot be right.
-    pub async fn list(&self, options: &ListOptions) -> Result<Vec<ContainerSummary>> {
+    pub fn list(&self, options: &ListOptions) -> Result<Listing<'_>> {
         filters::check(&options.filters)?;
         let filter = ContainerFilter::new(&options.filters, self.context(&options.filters)?)?;
         let all = options.all || options.limit > 0 || filter.implies_all();
-        let mut names = HashMap::new();
-        let now = time::now_ns();
-        let mut list = Vec::new();
-        for view in self.views() {
-            let shown = all || view.is_running() || view.status == Status::Restarting;
-            if !shown || !filter.matches(&view) {
-                continue;
-            }
-            let image = self.image_name(&view, &mut names);
-            list.push(view.summary(image, now));
-            if options.limit > 0 && list.len() == options.limit {
-                break;
-            }
-        }
-        if options.size {
-            for summary in &mut list {
-                // It may have gone since: then its sizes stay unknown.
-                if let Ok(container) = self.find(&summary.id)
-                    && let Ok((rw, root)) = container.sizes().await
-                {
-                    summary.size_rw = Some(rw);
-                    summary.size_root_fs = Some(root);
-                }
-            }
-        }
-        Ok(list)
+        let limit = if options.limit > 0 { options.limit } else { usize::MAX };
+        let shown = |v: &Arc<ContainerView>| {
+            (all || v.is_running() || v.status == Status::Restarting) && filter.matches(v)
+        };
+        let views: Vec<_> = self.views().into_iter().filter(shown).take(limit).collect();
+        Ok(Listing {
+            engine: self,
+            views: views.into_iter(),
+            names: HashMap::new(),
+            now: time::now_ns(),
+            size: options.size,
+        })
     }
 
     /// COMPAT: the image's name as it was given, or its id where the name now means another image.
@@ -282,7 +297,11 @@ impl Engine {
     /// # Errors
     /// Directories that cannot be read.
     pub async fn disk_usage(&self) -> Result<EngineUsage> {
-        let containers = self.list(&ListOptions { all: true, size: true, ..ListOptions::default() }).await?;
+        let mut containers = Vec::new();
+        let mut listing = self.list(&ListOptions { all: true, size: true, ..ListOptions::default() })?;
+        while let Some(container) = listing.next().await {
+            containers.push(container);
+        }
         let shared = self.shared.clone();
         let volumes = blocking(move || Ok(shared.volumes.usage())).await?;
         Ok(EngineUsage { containers, volumes })

@@ -56,7 +56,7 @@ pub use container::{
     WaitCondition,
 };
 pub use corten_logs::{LogQuery, LogStream};
-pub use engine::{Counts, Engine, EngineUsage, ListOptions};
+pub use engine::{Counts, Engine, EngineUsage, ListOptions, Listing};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecStart};
 pub use failpoint::VARIABLE as FAILPOINT_VARIABLE;

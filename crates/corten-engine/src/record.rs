@@ -67,7 +67,7 @@ pub struct ContainerRecord {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootfsRecord {
     /// Topmost first.
-    pub lowers: Vec<std::path::PathBuf>,
+    pub lowers: Arc<Vec<std::path::PathBuf>>,
     /// Writable layer.
     pub upper: std::path::PathBuf,
     /// Overlay's own.

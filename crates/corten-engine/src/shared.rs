@@ -49,6 +49,7 @@ pub(crate) struct Shared {
     hosts: Pool<HostConfig>,
     endpoints: Pool<BTreeMap<String, EndpointSettings>>,
     mounts: Pool<Vec<MountRecord>>,
+    lowers: Pool<Vec<PathBuf>>,
     execs: Mutex<HashMap<String, Arc<ExecEntry>>>,
 }
 
@@ -114,6 +115,7 @@ impl Shared {
             hosts: Pool::default(),
             endpoints: Pool::default(),
             mounts: Pool::default(),
+            lowers: Pool::default(),
             execs: Mutex::default(),
         }
     }
@@ -123,6 +125,7 @@ impl Shared {
         record.host = self.hosts.share(record.host);
         record.networks = self.endpoints.share(record.networks);
         record.mounts = self.mounts.share(record.mounts);
+        record.rootfs.lowers = self.lowers.share(record.rootfs.lowers);
         record
     }
 

@@ -21,7 +21,12 @@ pub(crate) async fn list(call: Call) -> Answer {
         size: q.flag("size"),
         filters: q.filters()?,
     };
-    call.ok(&call.services.engine.list(&options).await?)
+    let mut listing = call.services.engine.list(&options)?;
+    let mut array = call.array();
+    while let Some(summary) = listing.next().await {
+        array.push(&summary)?;
+    }
+    Ok(array.answer())
 }
 
 pub(crate) async fn create(mut call: Call) -> Answer {

@@ -352,7 +352,7 @@ async fn draw(cli: &Cli, flags: &Flags) -> Result {
     let client = cli.client()?;
     let networks = client.network_list(&opts::filters(&[])).await?;
     let mut containers = Vec::new();
-    for container in client.container_list(corten_client::Query::new()).await? {
+    for container in client.container_list::<Value>(corten_client::Query::new()).await? {
         match client.container_inspect(container["Id"].as_str().unwrap_or_default()).await {
             Ok(found) => containers.push(found),
             // It ended in the meantime.

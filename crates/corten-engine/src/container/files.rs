@@ -59,7 +59,7 @@ fn open_dir(path: &Path) -> Result<OwnedFd> {
 }
 
 pub(crate) fn overlay(rootfs: &RootfsRecord) -> Overlay {
-    Overlay { lowers: rootfs.lowers.clone(), upper: rootfs.upper.clone(), work: rootfs.work.clone() }
+    Overlay { lowers: rootfs.lowers.to_vec(), upper: rootfs.upper.clone(), work: rootfs.work.clone() }
 }
 
 impl Container {

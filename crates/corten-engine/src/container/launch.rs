@@ -318,7 +318,7 @@ fn start(
         dir: shared.run_dir(&record.id),
         spec: Box::new(built.spec),
         rootfs: Rootfs::Overlay {
-            lowers: record.rootfs.lowers.clone(),
+            lowers: record.rootfs.lowers.to_vec(),
             upper: Some(record.rootfs.upper.clone()),
             work: Some(record.rootfs.work.clone()),
         },

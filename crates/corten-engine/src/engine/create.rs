@@ -222,7 +222,7 @@ pub(super) fn save(shared: &Shared, record: &ContainerRecord, commit: Commit) ->
 }
 
 fn rootfs(overlay: Overlay) -> RootfsRecord {
-    RootfsRecord { lowers: overlay.lowers, upper: overlay.upper, work: overlay.work }
+    RootfsRecord { lowers: Arc::new(overlay.lowers), upper: overlay.upper, work: overlay.work }
 }
 
 /// Makes the volumes that are not there yet, and fills in where they are.

@@ -1,8 +1,11 @@
 //! `ps`.
 
+use std::collections::BTreeMap;
+
 use corten_client::Query;
 use gotmpl::Value as Cell;
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value, json};
 
 use crate::cli::Cli;
 use crate::error::Result;
@@ -66,65 +69,160 @@ pub(super) async fn list(cli: &Cli, flags: &Flags) -> Result {
     if !format.is_empty() && !format.starts_with("table") {
         TABLE.render(&format, false, &[row(&Value::Null, false)])?;
     }
-    let containers = cli.client()?.container_list(query).await?;
+    let containers: Vec<Listed> = cli.client()?.container_list(query).await?;
     let no_trunc = flags.on("no-trunc");
-    let rows: Vec<Row> = containers.iter().map(|c| row(c, no_trunc)).collect();
     let with_size = Table { default: &format!("{}\t{{{{.Size}}}}", TABLE.default), ..TABLE };
     let table = if flags.on("size") { &with_size } else { &TABLE };
+    let columns = Columns::of(match format.as_str() {
+        "" | "table" if flags.on("quiet") => table.quiet,
+        "" | "table" => table.default,
+        other => other,
+    });
+    let rows: Vec<Row> = containers.into_iter().map(|c| cells(&c.0, no_trunc, &columns)).collect();
     cli.print(&table.render(&format, flags.on("quiet"), &rows)?)
 }
 
+/// A container of the list without what no column shows: most of the text is about networks.
+struct Listed(Value);
+
+impl<'de> Deserialize<'de> for Listed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Map<String, Value>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a container")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Map::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    let value = match key.as_str() {
+                        "HostConfig" | "Health" => {
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                        "NetworkSettings" => {
+                            let settings: BTreeMap<String, Option<BTreeMap<String, IgnoredAny>>> =
+                                map.next_value()?;
+                            let networks = settings.into_values().flatten().flat_map(BTreeMap::into_keys);
+                            let names: Map<String, Value> = networks.map(|n| (n, Value::Null)).collect();
+                            json!({ "Networks": names })
+                        }
+                        _ => map.next_value()?,
+                    };
+                    members.insert(key, value);
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Members).map(|members| Self(Value::Object(members)))
+    }
+}
+
+/// Which cells a template uses.
+#[derive(Debug)]
+enum Columns {
+    /// It is more than a row of fields.
+    All,
+    These(Vec<String>),
+}
+
+impl Columns {
+    fn of(template: &str) -> Self {
+        let mut names = Vec::new();
+        for part in template.split("{{").skip(1) {
+            let Some((inside, _)) = part.split_once("}}") else { return Self::All };
+            match inside.trim().strip_prefix('.') {
+                Some(name) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+                    names.push(name.to_owned());
+                }
+                _ => return Self::All,
+            }
+        }
+        if names.is_empty() { Self::All } else { Self::These(names) }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(names) => names.iter().any(|n| n == name),
+        }
+    }
+}
+
 pub(crate) fn row(c: &Value, no_trunc: bool) -> Row {
-    let field = |name: &str| c[name].as_str().unwrap_or_default();
-    let id = field("Id");
-    let created = c["Created"].as_i64().unwrap_or(0);
-    let quoted = serde_json::to_string(&if no_trunc {
-        field("Command").to_owned()
-    } else {
-        ellipsis(field("Command"), 20)
-    })
-    .unwrap_or_default();
-    let names: Vec<String> = c["Names"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(|n| n.trim_start_matches('/').to_owned())
-        .collect();
+    cells(c, no_trunc, &Columns::All)
+}
+
+/// Makes a cell; true: nothing is cut short.
+type Maker = fn(&Value, bool) -> Cell;
+
+fn cells(c: &Value, no_trunc: bool, columns: &Columns) -> Row {
+    let makers: [(&'static str, Maker); 16] = [
+        ("ID", |c, no_trunc| text(if no_trunc { field(c, "Id") } else { short(field(c, "Id")) })),
+        ("Names", names),
+        ("Image", |c, no_trunc| text(image(c, no_trunc))),
+        ("Command", command),
+        ("CreatedAt", |c, _| text(human::go_time(created(c)))),
+        ("RunningFor", |c, _| text(human::ago(created(c)))),
+        ("Ports", |c, _| text(ports(&c["Ports"]))),
+        ("State", |c, _| text(field(c, "State"))),
+        ("Status", |c, _| text(field(c, "Status"))),
+        ("Size", |c, _| text(size(c))),
+        ("Labels", labels),
+        ("Mounts", mounts),
+        ("LocalVolumes", |c, _| {
+            text(each(&c["Mounts"]).filter(|m| m["Driver"] == "local").count().to_string())
+        }),
+        ("Networks", |c, _| {
+            let networks = c["NetworkSettings"]["Networks"].as_object().into_iter().flatten();
+            text(networks.map(|(k, _)| k.as_str()).collect::<Vec<_>>().join(","))
+        }),
+        ("Platform", |c, _| platform(&c["ImageManifestDescriptor"]["platform"])),
+        ("Label", |c, _| label_method(&c["Labels"])),
+    ];
+    let wanted = makers.into_iter().filter(|(name, _)| columns.has(name));
+    wanted.map(|(name, make)| (name, make(c, no_trunc))).collect()
+}
+
+fn field<'a>(c: &'a Value, name: &str) -> &'a str {
+    c[name].as_str().unwrap_or_default()
+}
+
+fn created(c: &Value) -> i64 {
+    c["Created"].as_i64().unwrap_or(0)
+}
+
+fn each(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+fn names(c: &Value, no_trunc: bool) -> Cell {
+    let names = each(&c["Names"]).filter_map(Value::as_str).map(|n| n.trim_start_matches('/'));
     // A name with a further slash is a link's; without --no-trunc only the own name is shown.
-    let names: Vec<String> =
-        if no_trunc { names } else { names.into_iter().filter(|n| !n.contains('/')).collect() };
-    let mounts = c["Mounts"].as_array().into_iter().flatten();
-    let mount_name = |m: &Value| {
+    text(names.filter(|n| no_trunc || !n.contains('/')).collect::<Vec<_>>().join(","))
+}
+
+fn command(c: &Value, no_trunc: bool) -> Cell {
+    let command = field(c, "Command");
+    let shown = if no_trunc { command.to_owned() } else { ellipsis(command, 20) };
+    text(serde_json::to_string(&shown).unwrap_or_default())
+}
+
+fn labels(c: &Value, _: bool) -> Cell {
+    let labels = c["Labels"].as_object().into_iter().flatten();
+    let labels = labels.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()));
+    text(labels.collect::<Vec<_>>().join(","))
+}
+
+fn mounts(c: &Value, no_trunc: bool) -> Cell {
+    let name = |m: &Value| {
         let name = m["Name"].as_str().filter(|n| !n.is_empty()).or(m["Source"].as_str()).unwrap_or_default();
         if no_trunc { name.to_owned() } else { ellipsis(name, 15) }
     };
-    let local = mounts.clone().filter(|m| m["Driver"] == "local").count();
-    let labels = c["Labels"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()));
-    let networks: Vec<&str> =
-        c["NetworkSettings"]["Networks"].as_object().into_iter().flatten().map(|(k, _)| k.as_str()).collect();
-    Row::from([
-        ("ID", text(if no_trunc { id } else { short(id) })),
-        ("Names", text(names.join(","))),
-        ("Image", text(image(c, no_trunc))),
-        ("Command", text(quoted)),
-        ("CreatedAt", text(human::go_time(created))),
-        ("RunningFor", text(human::ago(created))),
-        ("Ports", text(ports(&c["Ports"]))),
-        ("State", text(field("State"))),
-        ("Status", text(field("Status"))),
-        ("Size", text(size(c))),
-        ("Labels", text(labels.collect::<Vec<_>>().join(","))),
-        ("Mounts", text(mounts.map(mount_name).collect::<Vec<_>>().join(","))),
-        ("LocalVolumes", text(local.to_string())),
-        ("Networks", text(networks.join(","))),
-        ("Platform", platform(&c["ImageManifestDescriptor"]["platform"])),
-        ("Label", label_method(&c["Labels"])),
-    ])
+    text(each(&c["Mounts"]).map(name).collect::<Vec<_>>().join(","))
 }
 
 /// The platform of a container's image, if the engine knows it: an object, as docker has it.

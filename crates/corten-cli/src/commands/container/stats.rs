@@ -82,7 +82,7 @@ pub(super) async fn stats(cli: &Cli, flags: &Flags) -> Result {
 }
 
 async fn running(client: &Client, all: bool) -> Result<Vec<String>> {
-    let list = client.container_list(Query::new().with_flag("all", all)).await?;
+    let list: Vec<Value> = client.container_list(Query::new().with_flag("all", all)).await?;
     Ok(list.iter().filter_map(|c| c["Id"].as_str()).map(str::to_owned).collect())
 }
 
