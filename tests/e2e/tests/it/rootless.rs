@@ -16,31 +16,42 @@ struct User {
 }
 
 fn must(command: &mut Command) -> String {
-    let output = command.output().unwrap();
+    let output = command.output().expect("a test's own files and commands");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 impl User {
     fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("corten-rootless-").tempdir().unwrap();
-        let open =
-            |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("corten-rootless-")
+            .tempdir()
+            .expect("a test's own files and commands");
+        let open = |path: &Path| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+                .expect("a test's own files and commands")
+        };
         open(dir.path());
         for program in ["corten", "corten-runtime"] {
-            std::fs::copy(bin_dir().join(program), dir.path().join(program)).unwrap();
+            std::fs::copy(bin_dir().join(program), dir.path().join(program))
+                .expect("a test's own files and commands");
             open(&dir.path().join(program));
         }
-        std::fs::write(dir.path().join("busybox.tar"), image::busybox_tar().unwrap()).unwrap();
+        std::fs::write(
+            dir.path().join("busybox.tar"),
+            image::busybox_tar().expect("a test's own files and commands"),
+        )
+        .expect("a test's own files and commands");
         let name = format!("ctr{}", std::process::id());
         let home = dir.path().join("home");
         must(Command::new("useradd").args(["-m", "-s", "/bin/sh", "-d"]).arg(&home).arg(&name));
         // Machines with udev have this already.
         let tun = Path::new("/dev/net/tun");
-        let before = std::fs::metadata(tun).unwrap().permissions();
+        let before = std::fs::metadata(tun).expect("a test's own files and commands").permissions();
         let closed = before.mode() & 0o666 != 0o666;
         if closed {
-            std::fs::set_permissions(tun, std::fs::Permissions::from_mode(0o666)).unwrap();
+            std::fs::set_permissions(tun, std::fs::Permissions::from_mode(0o666))
+                .expect("a test's own files and commands");
         }
         must(Command::new("install").args(["-d", "-m", "700", "-o", &name]).arg(dir.path().join("run")));
         Self { name, dir, tun: closed.then_some(before) }
@@ -60,7 +71,10 @@ impl User {
     }
 
     fn corten(&self, args: &[&str]) -> Output {
-        self.command(self.dir.path().join("corten")).args(args).output().unwrap()
+        self.command(self.dir.path().join("corten"))
+            .args(args)
+            .output()
+            .expect("a test's own files and commands")
     }
 
     #[track_caller]
@@ -82,7 +96,12 @@ impl User {
     }
 
     fn processes(&self) -> bool {
-        Command::new("pgrep").args(["-u", &self.name]).output().unwrap().status.success()
+        Command::new("pgrep")
+            .args(["-u", &self.name])
+            .output()
+            .expect("a test's own files and commands")
+            .status
+            .success()
     }
 }
 
@@ -101,7 +120,11 @@ impl Drop for User {
     fn drop(&mut self) {
         if self.processes() {
             // The user was made for this test: so are all their processes.
-            let pids = Command::new("pgrep").args(["-u", &self.name]).output().unwrap().stdout;
+            let pids = Command::new("pgrep")
+                .args(["-u", &self.name])
+                .output()
+                .expect("a test's own files and commands")
+                .stdout;
             Command::new("kill")
                 .arg("-9")
                 .args(String::from_utf8_lossy(&pids).split_whitespace())
