@@ -1,6 +1,7 @@
 //! `cargo xtask COMMAND`: everything a contributor or CI runs, in one place.
 
 mod build;
+mod cgroup2;
 mod clients;
 mod conformance;
 mod demo;
@@ -22,6 +23,7 @@ const HELP: &str = "usage: cargo xtask COMMAND
   conformance [NAME…] run the validation programs of the OCI against our runtime (needs Go)
   clients [SUITE …]   run docker-py, dockerode, testcontainers and compose against a daemon (fetches them once)
   fuzz [SECONDS] [TARGET]  throw mutated input at what reads untrusted bytes (60 seconds for each target)
+  cgroup2 [TESTS…]    run the runtime's tests in a virtual machine with control groups of the second version
   tidy                check the repository against its own rules
   transcript [ARGS…]  run the same command lines through docker's client and ours, and compare what they say
   golden [ARGS…]      compare a fresh daemon with the recorded answers of the reference engine
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["transcript", ..] => transcript(&args[1..]),
         ["conformance", ..] => conformance::run_all(&args[1..]),
         ["fuzz", ..] => build::fuzz(&args[1..]),
+        ["cgroup2", ..] => cgroup2::run_all(&args[1..]),
         ["tidy"] => tidy::run(),
         ["golden", ..] => golden::run(&args[1..]).map(drop),
         ["bench", ..] => build::bench(&args[1..]),

@@ -5,6 +5,7 @@
 mod attacks;
 mod attributes;
 mod bench;
+mod cgroup2;
 mod harness;
 mod inside;
 mod lifecycle;
