@@ -16,6 +16,8 @@ pub(crate) struct Env {
     pub(crate) custom_headers: Option<String>,
     pub(crate) auth_config: Option<String>,
     pub(crate) home: PathBuf,
+    /// `DOCKER_CONTENT_TRUST` asks for signed images; as with docker, what is no boolean does too.
+    pub(crate) content_trust: bool,
     /// `NO_COLOR` is not set.
     pub(crate) colours: bool,
 }
@@ -36,6 +38,8 @@ impl Env {
             custom_headers: text("DOCKER_CUSTOM_HEADERS"),
             auth_config: text("DOCKER_AUTH_CONFIG"),
             home,
+            content_trust: text("DOCKER_CONTENT_TRUST")
+                .is_some_and(|v| crate::flags::parse_bool(&v).unwrap_or(true)),
             colours: text("NO_COLOR").is_none(),
         }
     }

@@ -220,7 +220,7 @@ fn translate(error: &clap::Error, flags: &[Flag], args: &[std::ffi::OsString]) -
 impl Flags {
     /// Whether the user gave this flag.
     pub(crate) fn changed(&self, name: &str) -> bool {
-        self.known(name) && self.matches.value_source(name) == Some(ValueSource::CommandLine)
+        self.has(name) && self.matches.value_source(name) == Some(ValueSource::CommandLine)
     }
 
     /// `--help` was given.
@@ -234,7 +234,7 @@ impl Flags {
 
     /// A text, the default or empty.
     pub(crate) fn text(&self, name: &str) -> &str {
-        match self.known(name) {
+        match self.has(name) {
             true => {
                 self.matches.get_one::<String>(name).map_or_else(|| self.default_of(name), String::as_str)
             }
@@ -242,7 +242,8 @@ impl Flags {
         }
     }
 
-    fn known(&self, name: &str) -> bool {
+    /// Whether the command has this flag at all.
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.set.iter().any(|f| f.long == name)
     }
 

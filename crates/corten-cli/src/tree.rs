@@ -140,6 +140,7 @@ fn dispatch(args: &[OsString]) -> Result {
         return out(&command_help(command, &path));
     }
     check_arity(command, &path, flags.args().len())?;
+    check_trust(&env, &flags)?;
     let cli = Cli::new(env, globals, path);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on((command.run)(&cli, &flags));
@@ -269,6 +270,20 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// Signed images were asked for, and there are none here: to go on without would be worse than to refuse.
+fn check_trust(env: &Env, flags: &Flags) -> Result {
+    const FLAG: &str = "disable-content-trust";
+    let wanted = if flags.changed(FLAG) { !flags.on(FLAG) } else { env.content_trust };
+    if wanted && flags.has(FLAG) {
+        return Err(failure(
+            "content trust is not supported: give --disable-content-trust, or unset DOCKER_CONTENT_TRUST"
+                .into(),
+            1,
+        ));
+    }
+    Ok(())
+}
+
 fn check_arity(command: &Command, path: &str, given: usize) -> Result {
     let plural = |n: usize| if n == 1 { "argument" } else { "arguments" };
     let (good, what) = match command.arity {
@@ -389,6 +404,23 @@ mod tests {
             assert!(flags.help(), "{:?}", command.names);
             assert!(command_help(command, "docker x").starts_with("Usage:  docker x"));
         }
+    }
+
+    #[test]
+    fn who_wants_signed_images_is_told_that_there_are_none() {
+        let check = |top: &str, args: &[&str], content_trust: bool| {
+            let command = commands::all().find(|c| c.top.contains(&top)).unwrap();
+            let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+            let flags = flags::parse(command.flags, command.interspersed, &args).unwrap();
+            check_trust(&Env { content_trust, ..Env::default() }, &flags).is_ok()
+        };
+        for top in ["pull", "push", "build", "run", "create"] {
+            assert!(check(top, &["x"], false), "{top}");
+            assert!(!check(top, &["x"], true), "{top}");
+            assert!(check(top, &["--disable-content-trust", "x"], true), "{top}");
+            assert!(!check(top, &["--disable-content-trust=false", "x"], false), "{top}");
+        }
+        assert!(check("ps", &[], true));
     }
 
     #[test]

@@ -39,7 +39,7 @@ const FLAGS: &[Flag] = &[
     long("network", Text, "Network of the steps").default("default"),
     long("no-cache", Bool, "Do not use the cache"),
     long("platform", Text, "Platform of the image: os/architecture"),
-    long("progress", Text, "Kind of output: auto, plain or tty").default("auto"),
+    long("progress", Text, "For scripts: auto, plain or tty; the output is always plain").default("auto"),
     long("pull", Bool, "Look for newer base images"),
     flag("quiet", 'q', Bool, "Only the image's ID"),
     long("rm", Bool, "Remove intermediate containers after success").default("true"),
