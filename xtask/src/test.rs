@@ -50,6 +50,10 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("newuidmap", "uidmap"),
     ("slirp4netns", "slirp4netns"),
     ("python3", "python3"),
+    // Makes certificates for the tests of TLS.
+    ("openssl", "openssl"),
+    // Runs its containers with our runtime.
+    ("podman", "podman"),
     // The docker client; a machine that has a newer one keeps it.
     ("docker", "docker.io"),
 ];
@@ -68,6 +72,10 @@ pub fn run(args: &[String]) -> Result<()> {
             let mut command = cargo();
             command.arg("test").args(packages).arg("--no-fail-fast");
             command.env("CORTEN_BIN_DIR", &dist).env("CORTEN_CLIENTS_PYTHON", &python);
+            let seccomp = root().join("../shared/reference/seccomp-default.json");
+            if seccomp.exists() && std::env::var_os("CORTEN_SECCOMP_REFERENCE").is_none() {
+                command.env("CORTEN_SECCOMP_REFERENCE", seccomp);
+            }
             command
         };
         let (mut found, mut ok) = count(command().args(args))?;
@@ -96,6 +104,10 @@ pub fn run(args: &[String]) -> Result<()> {
         println!("flaky: {name} failed and passed when run again");
     }
     println!("tests: {} passed, {} failed, {} ignored", totals.passed, totals.failed, totals.ignored);
+    // Its package would start a daemon of its own, so nothing installs it.
+    if !packages::exists("/usr/sbin/dockerd") {
+        println!("skipped: peers::docker_runs_its_containers_with_it (needs /usr/sbin/dockerd)");
+    }
     match golden {
         Some(g) => println!(
             "golden: {} of {} equal (at least {} wanted)",
