@@ -26,6 +26,13 @@ const NEEDS: &[(&str, &str)] = &[
 ];
 /// What is run unless told.
 const TESTS: &[&str] = &["cgroup2::", "users::", "inside::", "lifecycle::", "attributes::"];
+/// What the machine has not: a tmpfs that maps ids (Linux 6.3; everything there is on tmpfs), and a tun device.
+const SKIPPED: &[&str] = &[
+    "users::a_bind_mount_shows_other_owners",
+    "users::further_processes",
+    "users::root_inside",
+    "inside::options",
+];
 const PATIENCE: Duration = Duration::from_secs(900);
 /// The last line of the machine.
 const END: &str = "corten-vm: end";
@@ -79,8 +86,7 @@ fn program() -> Result<PathBuf> {
         "--no-run",
         "--message-format=json",
     ]))?;
-    let last =
-        text.lines().filter(|l| l.contains("\"executable\":\"") && l.contains("\"name\":\"it\"")).last();
+    let last = text.lines().rfind(|l| l.contains("\"executable\":\"") && l.contains("\"name\":\"it\""));
     let path = last.and_then(|l| l.split("\"executable\":\"").nth(1)?.split('"').next());
     Ok(path.context("cargo names no test program")?.into())
 }
@@ -124,6 +130,7 @@ fn initramfs(place: &Path, kernel: &Path, program: &Path, tests: &[&str]) -> Res
 /// What the machine does. The root of an initramfs cannot be pivoted away from, so all is moved to a tmpfs first.
 fn script(program: &Path, tests: &[&str]) -> String {
     let tests = tests.join(" ");
+    let skipped: String = SKIPPED.iter().map(|s| format!(" --skip {s}")).collect();
     format!(
         "#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -146,7 +153,7 @@ mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 echo \"corten-vm: $(uname -r), $(cat /sys/fs/cgroup/cgroup.controllers)\"
-{program} --test-threads=2 {tests}
+{program} --test-threads=2 {tests}{skipped}
 echo \"corten-vm: result $?\"
 echo {END}
 poweroff -f
