@@ -43,7 +43,6 @@ NOT_RUN = {
         "reads the log without waiting for the program",
     "api_container_test.py::AttachContainerTest::test_run_container_reading_socket_ws":
         "docker-py has no websockets over unix sockets",
-    "api_container_test.py::LinkTest::test_remove_link": "a link cannot be removed by itself, as container/alias",
     "api_image_test.py::CommitTest::test_commit": "`Container` of an image: the containerd image store has none",
     "api_image_test.py::CommitTest::test_commit_with_changes":
         "`Container` of an image: the containerd image store has none",

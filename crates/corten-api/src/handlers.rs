@@ -86,7 +86,7 @@ routes! {
     POST "/containers/{name}/rename" Detach containers::rename;
     POST "/containers/{name}/update" Detach containers::update;
     POST "/containers/{name}/wait" Cancel containers::wait;
-    DELETE "/containers/{name}" Detach containers::remove;
+    DELETE "/containers/{name*}" Detach containers::remove;
     GET "/containers/{name}/changes" Cancel containers::changes;
     GET "/containers/{name}/export" Cancel containers::export;
     POST "/commit" Detach containers::commit;

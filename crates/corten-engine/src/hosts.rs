@@ -32,6 +32,13 @@ pub(crate) fn moved(text: &str, names: &str, address: IpAddr) -> String {
     text.lines().map(line).collect()
 }
 
+/// The same text without the line whose first name this is.
+pub(crate) fn without(text: &str, name: &str) -> String {
+    let is_it =
+        |line: &&str| line.split_once('\t').and_then(|(_, names)| names.split(' ').next()) == Some(name);
+    text.lines().filter(|l| !is_it(l)).map(|l| format!("{l}\n")).collect()
+}
+
 /// What the user set with `--dns…`; empty lists mean "as the host".
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DnsOptions<'a> {
@@ -188,6 +195,7 @@ mod tests {
         let text = "127.0.0.1\tlocalhost\n172.17.0.2\tdb 01 x\n172.17.0.3\tbox\n";
         let moved = moved(text, "db 01 x", "172.17.0.9".parse().unwrap());
         assert_eq!(moved, "127.0.0.1\tlocalhost\n172.17.0.9\tdb 01 x\n172.17.0.3\tbox\n");
+        assert_eq!(without(&moved, "db"), "127.0.0.1\tlocalhost\n172.17.0.3\tbox\n");
     }
 
     #[test]

@@ -161,6 +161,11 @@ pub(crate) async fn remove(call: Call) -> Answer {
         volumes: call.query.flag("v"),
         link: call.query.flag("link"),
     };
+    // `OWNER/ALIAS` is the name of a link.
+    if options.link && call.name().trim_start_matches('/').contains('/') {
+        call.services.engine.remove_link(call.name()).await?;
+        return no_content();
+    }
     call.services.engine.find(call.name())?.remove(options).await?;
     no_content()
 }

@@ -53,6 +53,7 @@ pub(crate) enum Edit {
     Update(Box<UpdateRequest>),
     Connect { network: Box<crate::record::NetworkEntry>, settings: Box<EndpointSettings> },
     Disconnect { network: Box<crate::record::NetworkEntry>, force: bool },
+    Unlink(String),
 }
 
 /// What a task begins with.
@@ -566,6 +567,7 @@ impl Task {
             Edit::Update(request) => self.update(&request).await,
             Edit::Connect { network, settings } => self.connect(*network, *settings).await,
             Edit::Disconnect { network, force } => self.disconnect(*network, force).await,
+            Edit::Unlink(alias) => self.unlink(&alias).await,
         }
     }
 
@@ -734,6 +736,24 @@ impl Task {
             self.shared.networks.publish("connect", &network, Some(&self.record.id));
         }
         Ok(())
+    }
+
+    /// Takes a link's name away; the variables of a run stay.
+    async fn unlink(&mut self, alias: &str) -> Result<()> {
+        let mut record = self.record.as_ref().clone();
+        Arc::make_mut(&mut record.links).retain(|l| l.alias != alias);
+        let ends = format!("/{alias}");
+        if let Some(shown) = Arc::make_mut(&mut record.host).links.as_mut() {
+            shown.retain(|l| !l.ends_with(&ends));
+        }
+        self.save(record).await?;
+        if self.phase.run().is_none() {
+            return Ok(());
+        }
+        let path = self.shared.dir(&self.record.id).join("hosts");
+        let rewrite =
+            || std::fs::write(&path, crate::hosts::without(&std::fs::read_to_string(&path)?, alias));
+        rewrite().map_err(|e| Error::io(format!("write {}", path.display()), e))
     }
 
     async fn disconnect(&mut self, network: crate::record::NetworkEntry, force: bool) -> Result<()> {

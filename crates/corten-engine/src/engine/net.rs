@@ -148,6 +148,20 @@ impl Engine {
         container.edit(Edit::Connect { network: Box::new(entry), settings: Box::new(settings) }).await
     }
 
+    /// `DELETE /containers/{owner}/{alias}?link=1`.
+    ///
+    /// # Errors
+    /// No such container, or no such link.
+    pub async fn remove_link(&self, name: &str) -> Result<()> {
+        let unknown = || crate::error::Error::NoSuchContainer(name.to_owned());
+        let (owner, alias) = name.trim_start_matches('/').split_once('/').ok_or_else(unknown)?;
+        let container = self.find(owner)?;
+        if !container.view().record.links.iter().any(|l| l.alias == alias) {
+            return Err(unknown());
+        }
+        container.edit(Edit::Unlink(alias.to_owned())).await
+    }
+
     /// `POST /networks/{id}/disconnect`.
     ///
     /// # Errors

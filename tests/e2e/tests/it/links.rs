@@ -54,13 +54,19 @@ fn links_on_the_default_bridge() {
     let moved = daemon.docker(["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "db"]).ok();
     assert_ne!(moved, ip);
     assert!(daemon.docker(["exec", "web", "ping", "-c1", "-W2", "store"]).ok().contains(&moved));
+    daemon.docker(["rm", "--link", "web/store"]).ok();
+    assert!(!daemon.docker(["exec", "web", "cat", "/etc/hosts"]).ok().contains("store"));
+    assert_eq!(daemon.docker(["inspect", "-f", "{{json .HostConfig.Links}}", "web"]).ok(), "[]");
+    assert!(daemon.docker(["rm", "--link", "web/store"]).fails(1).contains("No such container: web/store"));
     let unknown = daemon.docker(["run", "--rm", "--link", "nobody", "busybox", "true"]).fails(125);
     assert!(unknown.contains("could not get container for nobody: No such container: nobody"), "{unknown}");
+    daemon.docker(["rm", "-f", "web"]).ok();
+    daemon.docker(["run", "-d", "--name", "web", "--link", "db:db2", "busybox", "sleep", "1000"]).ok();
     // Both by themselves after a crash of the daemon and the machine's memory of them.
     daemon.docker(["update", "--restart", "always", "db", "web"]).ok();
     daemon.stop();
     daemon.restart();
-    daemon.docker(["exec", "web", "ping", "-c1", "-W2", "store"]).ok();
+    daemon.docker(["exec", "web", "ping", "-c1", "-W2", "db2"]).ok();
 }
 
 #[test]
