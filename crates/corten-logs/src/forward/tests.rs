@@ -313,3 +313,60 @@ fn sealed_files_carry_what_a_datagram_cannot() {
         assert_eq!(size, 4 << 20);
     });
 }
+
+/// A certificate for 127.0.0.1 that signs itself.
+fn certificate(dir: &std::path::Path) {
+    let output = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem"])
+        .args(["-days", "2", "-subj", "/CN=logs", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn syslog_over_tls_checks_the_certificate() {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let dir = tempfile::tempdir().unwrap();
+    certificate(dir.path());
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(&cert).unwrap()],
+            PrivateKeyDer::from_pem_file(&key).unwrap(),
+        )
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("tcp+tls://{}", listener.local_addr().unwrap());
+    let authority = cert.display().to_string();
+    let trusted = ("syslog-tls-ca-cert", authority.as_str());
+    let careless = ("syslog-tls-skip-verify", "1");
+    for (extra, works) in [(Some(trusted), true), (Some(careless), true), (None, false)] {
+        let mut options =
+            vec![("syslog-address", target.as_str()), ("syslog-format", "rfc5424"), ("tag", "t")];
+        options.extend(extra);
+        let mut log = Log::new();
+        log.line("secret");
+        let all = Forwarders::default();
+        all.start("c", log.job("syslog", &options)).unwrap();
+        let (stream, _) = soon(listener.accept()).await.unwrap();
+        match soon(acceptor.accept(stream)).await {
+            Ok(mut stream) => {
+                assert!(works, "{extra:?}: nobody signed this certificate");
+                let text = read_until(&mut stream, "secret\n").await;
+                let (length, rest) = text.split_once(' ').unwrap();
+                assert_eq!(length.parse::<usize>().unwrap(), rest.len(), "{text}");
+            }
+            Err(error) => assert!(!works, "{extra:?}: {error}"),
+        }
+        // Without a certificate to trust it tries again, and must not be who the next round waits for: it is last.
+    }
+}
