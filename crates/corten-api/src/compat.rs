@@ -41,6 +41,7 @@ static CHANGES: &[Change] = &[
         routes: &["/containers/{name}/json"],
         what: What::NewResponse(|c| {
             remove(c, &["GraphDriver"]);
+            c["Storage"] = serde_json::json!({"RootFS": {"Snapshot": {"Name": "overlayfs"}}});
             if let Some(net) = c.get_mut("NetworkSettings") {
                 remove(
                     net,
@@ -76,6 +77,11 @@ static CHANGES: &[Change] = &[
         version: v(52),
         routes: &["/events"],
         what: What::NewResponse(|event| remove(event, &["status", "id", "from"])),
+    },
+    Change {
+        version: v(52),
+        routes: &["/networks/{id*}"],
+        what: What::Response(|network| remove(network, &["Status"])),
     },
     Change {
         version: v(52),

@@ -1,5 +1,7 @@
 //! Networks as records: names, ids, labels, Docker's views. What they are in the kernel is corten-net's.
 
+pub(crate) mod status;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -309,6 +311,7 @@ pub(crate) fn view(entry: &NetworkEntry, containers: BTreeMap<String, NetworkCon
         containers: Some(containers),
         options: plan.map(|p| p.options.clone()).unwrap_or_default(),
         labels: entry.labels.clone(),
+        status: None,
     }
 }
 

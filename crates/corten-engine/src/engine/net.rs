@@ -34,7 +34,8 @@ impl Engine {
     /// None, or several.
     pub fn network(&self, reference: &str) -> Result<Network> {
         let entry = self.shared.networks.find(reference)?;
-        Ok(networks::view(&entry, self.members(&entry)))
+        let network = networks::view(&entry, self.members(&entry));
+        Ok(Network { status: networks::status::of(&network), ..network })
     }
 
     /// `GET /networks`.

@@ -201,6 +201,38 @@ pub struct Network {
     pub options: TextMap,
     /// Labels.
     pub labels: TextMap,
+    /// Addresses in use; of inspect, from API 1.52.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<NetworkStatus>,
+}
+
+/// What is so at this moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkStatus {
+    /// Addresses.
+    #[serde(rename = "IPAM")]
+    pub ipam: IpamStatus,
+}
+
+/// Addresses of a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct IpamStatus {
+    /// By subnet.
+    pub subnets: BTreeMap<String, SubnetStatus>,
+}
+
+/// Addresses of a subnet; 2^64 - 1 stands for more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubnetStatus {
+    /// Taken or reserved.
+    #[serde(rename = "IPsInUse")]
+    pub ips_in_use: u64,
+    /// Left in the range that containers get theirs from.
+    #[serde(rename = "DynamicIPsAvailable")]
+    pub dynamic_ips_available: u64,
 }
 
 /// A container in the inspection of a network.
