@@ -19,7 +19,7 @@ docker ps --format '{{.Names}}: {{.Mounts}} {{.LocalVolumes}}' -f name=l1
 docker run -d --name v1 -v /data -v named:/n -v /tmp:/t:ro busybox sleep 100
 docker ps --format '{{.LocalVolumes}}' -f name=v1
 docker inspect -f '{{range .Mounts}}{{.Type}} {{.Destination}} {{.RW}} {{.Mode}}|{{end}}' v1 | tr '|' '\n' | sort
-docker inspect -f '{{json .HostConfig.Binds}}' v1
+docker inspect -f '{{range .HostConfig.Binds}}{{println .}}{{end}}' v1 | sort
 docker volume ls -f dangling=true -q
 docker volume rm named
 docker rm -fv v1
