@@ -240,6 +240,14 @@ fn mount(m: &Mount) -> Wanted {
             }
             MountRecord { kind: MountKind::Tmpfs, tmpfs: words, ..base }.into()
         }
+        "image" => MountRecord {
+            kind: MountKind::Image,
+            name: m.source.clone(),
+            rw: false,
+            subpath: m.image_options.clone().unwrap_or_default().subpath,
+            ..base
+        }
+        .into(),
         _ => {
             let options = m.volume_options.clone().unwrap_or_default();
             let record = MountRecord {

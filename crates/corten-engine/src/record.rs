@@ -85,6 +85,8 @@ pub enum MountKind {
     Volume,
     /// Memory.
     Tmpfs,
+    /// The files of an image, read-only.
+    Image,
 }
 
 /// One mount of a container.
@@ -121,6 +123,9 @@ pub struct MountRecord {
     pub anonymous: bool,
     /// Options of a tmpfs.
     pub tmpfs: Vec<String>,
+    /// The image that is mounted; its name is `name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
     /// Other owners than on disk, see [`crate::userns::parse_idmap`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idmap: Option<String>,
@@ -137,6 +142,7 @@ impl MountRecord {
                 MountKind::Bind => "bind",
                 MountKind::Volume => "volume",
                 MountKind::Tmpfs => "tmpfs",
+                MountKind::Image => "image",
             }
             .into(),
             name: self.name.clone(),

@@ -285,7 +285,8 @@ fn user_mount(m: &MountRecord, users: Option<&UserMap>, plain: bool) -> Result<M
     }
     let source = match m.subpath.as_str() {
         "" => m.source.clone(),
-        subpath => format!("{}/{subpath}", m.source),
+        // Two slashes: what is behind them is looked up beneath what is before them, when it is mounted.
+        subpath => format!("{}//{subpath}", m.source),
     };
     let mut options = vec![if m.non_recursive { "bind".to_owned() } else { "rbind".to_owned() }];
     if !m.rw {

@@ -355,7 +355,19 @@ fn mount(m: &Mount) -> Result<()> {
             alone("BindOptions", m.bind_options.is_some())?;
             alone("VolumeOptions", m.volume_options.is_some())
         }
-        "image" => Err(bad("mounts of images are not supported by this engine".into())),
+        "image" => {
+            if m.source.is_empty() {
+                return Err(bad("field Source must not be empty".into()));
+            }
+            alone("BindOptions", m.bind_options.is_some())?;
+            alone("VolumeOptions", m.volume_options.is_some())?;
+            alone("TmpfsOptions", m.tmpfs_options.is_some())?;
+            let subpath = m.image_options.as_ref().map_or("", |i| i.subpath.as_str());
+            if subpath.starts_with('/') || subpath.split('/').any(|c| c == "..") {
+                return Err(bad(format!("subpath must be a relative path within the image: {subpath:?}")));
+            }
+            Ok(())
+        }
         _ => Err(bad("mount type unknown".into())),
     }
 }

@@ -242,6 +242,20 @@ impl Snapshots {
         mount(overlay, read_only).at("mount", &overlay.upper).map_err(Into::into)
     }
 
+    /// The files of a stack of layers as a detached read-only mount.
+    ///
+    /// # Errors
+    /// As `prepare`; the kernel's.
+    pub fn mount_files(&self, layers: &[Layer]) -> Result<OwnedFd, ImageError> {
+        self.ensure_layers(layers, &Cancel::new())?;
+        let layers = &distinct(layers);
+        let mut lowers = self.layer_dirs(layers);
+        lowers.insert(0, self.top(layers, &lowers, Top::Directories)?);
+        let upper = lowers.remove(0);
+        let shown = upper.clone();
+        mount(&Overlay { lowers, upper, work: PathBuf::new() }, true).at("mount", &shown).map_err(Into::into)
+    }
+
     /// The changes of the writable layer against what it stands on, sorted by path.
     ///
     /// # Errors

@@ -53,6 +53,11 @@ pub struct CommitSpec {
     pub config: oci_image::ContainerConfig,
 }
 
+fn beneath(root: &str, path: &str) -> io::Result<OwnedFd> {
+    let root = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    sys::path::open(root.as_fd(), Path::new(path), OFlags::PATH, Mode::empty())
+}
+
 fn open_dir(path: &Path) -> Result<OwnedFd> {
     openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::io(format!("open {}", path.display()), e))
@@ -80,7 +85,12 @@ impl Container {
         }
         // On disk are the ids of the container.
         let root = self.shared().images.snapshots().mount_detached(&overlay(&view.record.rootfs), false)?;
-        let mut mounts: Vec<_> = view.record.mounts.iter().filter(|m| m.kind != MountKind::Tmpfs).collect();
+        let mut mounts: Vec<_> = view
+            .record
+            .mounts
+            .iter()
+            .filter(|m| !matches!(m.kind, MountKind::Tmpfs | MountKind::Image))
+            .collect();
         if mounts.is_empty() {
             return work(root.as_fd().into());
         }
@@ -91,8 +101,15 @@ impl Container {
             let mut trees = Vec::new();
             for mount in mounts {
                 let source = Path::new(&mount.source).join(&mount.subpath);
+                // Another container may change a directory on the way to a link: it leads nowhere else.
+                let tree = if mount.subpath.is_empty() {
+                    sys::mount::bind(&source, !mount.non_recursive)
+                } else {
+                    beneath(&mount.source, &mount.subpath)
+                        .and_then(|fd| sys::mount::bind_fd(fd.as_fd(), true))
+                };
                 // A source that is gone is an empty place, as before the first start.
-                if let Ok(tree) = sys::mount::bind(&source, !mount.non_recursive) {
+                if let Ok(tree) = tree {
                     let make =
                         if source.is_dir() { sys::path::Make::Directory } else { sys::path::Make::File };
                     trees.push((&mount.destination, make, tree));

@@ -24,7 +24,7 @@ use crate::config::{BUILT_IN_RUNTIMES, EngineConfig, UserMap};
 use crate::error::{Error, Result, conflict, invalid, not_found};
 use crate::failpoint::failpoint;
 use crate::forward::Forwarder;
-use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, StateRecord};
+use crate::record::{CONTAINERS, ContainerRecord, MountKind, MountRecord, STATES, StateRecord};
 use crate::shared::Shared;
 use crate::spec::Surroundings;
 use crate::view::Endpoint;
@@ -252,9 +252,25 @@ fn volumes(shared: &Shared, record: &ContainerRecord) -> Result<Vec<String>> {
                 })?;
             }
             MountKind::Tmpfs => {}
+            MountKind::Image => image(shared, mount)?,
         }
     }
     Ok(plain)
+}
+
+/// Mounts an image at its place in the run directory.
+fn image(shared: &Shared, mount: &MountRecord) -> Result<()> {
+    use std::os::fd::AsFd;
+    let gone = || Error::NoSuchImage(mount.name.clone());
+    let image = mount.image.as_ref().and_then(|id| shared.images.get(id)).ok_or_else(gone)?;
+    let tree = shared.images.snapshots().mount_files(&image.layers())?;
+    let place = Path::new(&mount.source);
+    make_dir(place, 0o755)?;
+    let failed = |e: std::io::Error| Error::io(format!("mount image {}", mount.name), e);
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let target = rustix::fs::open(place, flags, rustix::fs::Mode::empty()).map_err(|e| failed(e.into()))?;
+    corten_sys::mount::attach(tree.as_fd(), target.as_fd()).map_err(failed)?;
+    if mount.subpath.is_empty() { Ok(()) } else { subpath(place, &mount.subpath) }
 }
 
 /// Makes the directories of a path that are not there; `owner` is the container's root where that is not ours.
@@ -471,6 +487,10 @@ pub(crate) fn clean_up(shared: &Shared, record: &ContainerRecord, run: &Run) {
         tracing::warn!(container.id = %record.id, %error, "sandbox cannot be removed");
     }
     shared.volumes.unuse(record.id.as_str());
+    for mount in record.mounts.iter().filter(|m| m.kind == MountKind::Image) {
+        // The container has a mount of its own, as long as it lives.
+        rustix::mount::unmount(&mount.source, rustix::mount::UnmountFlags::DETACH).ok();
+    }
     if record.host.ipc_mode == "shareable" {
         // Not mounted is as good; who joined it has a mount of its own.
         let dir = shared.run_dir(&record.id).join(SHM);
@@ -488,7 +508,7 @@ pub(crate) fn delete(shared: &Arc<Shared>, record: &ContainerRecord, volumes: bo
     shared.db.write::<_, Error>(commit, |w| {
         w.remove(CONTAINERS, id)?;
         w.remove(STATES, id)?;
-        if let Some(image) = &record.image {
+        for image in record.image.iter().chain(record.mounts.iter().filter_map(|m| m.image.as_ref())) {
             shared.images.release(w, image, id)?;
         }
         Ok(())

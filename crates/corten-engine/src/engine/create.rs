@@ -214,7 +214,7 @@ impl Making {
 pub(super) fn save(shared: &Shared, record: &ContainerRecord, commit: Commit) -> Result<()> {
     shared.db.write::<_, Error>(commit, |w| {
         w.put(CONTAINERS, record.id.as_str(), record)?;
-        if let Some(image) = &record.image {
+        for image in record.image.iter().chain(record.mounts.iter().filter_map(|m| m.image.as_ref())) {
             shared.images.hold(w, image, record.id.as_str())?;
         }
         Ok(())
@@ -233,6 +233,16 @@ fn volumes(shared: &Shared, id: &Id, wanted: Vec<Wanted>) -> Result<Vec<MountRec
     shared.volumes.hold(id.as_str(), names.into_iter());
     let mut mounts = Vec::new();
     for Wanted { mut record, labels, options } in wanted {
+        if record.kind == MountKind::Image {
+            // Not "not found": clients would pull the container's own image and try again.
+            let image = shared.images.resolve_for(&record.name, None).map_err(|_| {
+                invalid(format!("invalid mount config for type \"image\": No such image: {}", record.name))
+            })?;
+            record.image = Some(image.id.clone());
+            // It is mounted there while the container runs.
+            let place = shared.run_dir(id).join(format!("image-{}", mounts.len()));
+            record.source = place.display().to_string();
+        }
         if record.kind == MountKind::Volume {
             if record.anonymous {
                 shared.volumes.ensure_anonymous(&record.name)?;

@@ -52,6 +52,7 @@ impl Sources {
                 own.or(namespaces.user.as_ref()).map(AsFd::as_fd),
                 own.is_some(),
                 namespaces,
+                plan.alone.is_some(),
             )?);
         }
         let private = |e: io::Error| StepError::os("mount", "make mounts private", &e);
@@ -172,6 +173,7 @@ fn one(
     users: Option<BorrowedFd<'_>>,
     own: bool,
     namespaces: &Namespaces,
+    alone: bool,
 ) -> Result<(Options, Origin), StepError> {
     let options = options::parse(&m.fstype, &m.options).map_err(|text| StepError::new("mount", text))?;
     let wrong = |text: &str| Err(StepError::new("mount", format!("{}: {text}", place(&m.destination))));
@@ -188,7 +190,7 @@ fn one(
     let fail = |e: io::Error| {
         StepError::os("mount", format!("{}: bind source {:?}", place(&m.destination), m.source), &e)
     };
-    let tree = open_source(&m.source, options.recursive).map_err(fail)?;
+    let tree = open_source(&m.source, options.recursive, alone).map_err(fail)?;
     match (recursive, users) {
         (None, _) => {}
         (Some(_), None) => return wrong("idmap needs mappings, or a user namespace"),
@@ -217,7 +219,14 @@ fn foreign(m: &Mount, namespaces: &Namespaces) -> Result<Origin, StepError> {
 }
 
 /// `/proc/<pid>/root/…` names a place in another container: its links must not lead into ours or the host's.
-fn open_source(path: &str, recursive: bool) -> io::Result<OwnedFd> {
+/// The engine writes `root//path` for a place beneath one that containers can change: a link on the way stays inside.
+fn open_source(path: &str, recursive: bool, alone: bool) -> io::Result<OwnedFd> {
+    if let Some((root, rest)) = path.split_once("//").filter(|(root, _)| !alone && !root.is_empty()) {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(root, flags, Mode::empty())?;
+        let fd = path::open(root.as_fd(), Path::new(rest), OFlags::PATH, Mode::empty())?;
+        return mount::bind_fd(fd.as_fd(), recursive);
+    }
     if let Some((pid, rest)) = path.strip_prefix("/proc/").and_then(|p| p.split_once("/root/"))
         && pid.bytes().all(|b| b.is_ascii_digit())
     {

@@ -206,6 +206,13 @@ fn an_ordinary_user_simply_runs_containers() {
     assert!(file.exists());
     // The daemon's end is the end of its containers, however it comes.
     user.ok(&["run", "-d", "--name", "lasting", "busybox", "sleep", "1000"]);
+    // What is noted a little later than the start is answered; a crash before that leaves it created.
+    let runs = user.dir.path().join("run/corten/containers");
+    eventually("the state is noted", || {
+        let entries = std::fs::read_dir(&runs).ok()?.flatten();
+        let states = entries.filter_map(|e| std::fs::read_to_string(e.path().join("state.json")).ok());
+        states.into_iter().any(|s| s.contains("\"standing\":\"running\"")).then_some(())
+    });
     let pid = rustix::process::Pid::from_raw(user.daemon().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     eventually("everything has ended", || (!user.processes()).then_some(()));

@@ -43,6 +43,7 @@ fn root_is_an_ordinary_user_outside() {
             "id -u; touch /made /vol/in; exec sleep 1000",
         ])
         .ok();
+    daemon.docker(["exec", "box", "sh", "-c", "until [ -e /vol/in ]; do :; done"]).ok();
     let pid = daemon.docker(["inspect", "-f", "{{.State.Pid}}", "box"]).ok();
     assert_eq!(std::fs::metadata(format!("/proc/{pid}")).unwrap().uid(), root);
     assert_eq!(

@@ -104,3 +104,54 @@ fn copying_into_a_container_that_never_ran_fills_its_volume() {
     assert_eq!(daemon.docker(["run", "--rm", "-v", "filled:/v", "busybox", "cat", "/v/f"]).ok(), "kept");
     daemon.docker(["rm", "cc"]).ok();
 }
+
+#[test]
+fn images_can_be_mounted() {
+    let daemon = Daemon::start();
+    daemon.docker(["tag", "busybox", "other:1"]).ok();
+    let sh = |mount: &str, script: &str| {
+        daemon.docker(["run", "--rm", "--mount", mount, "busybox", "sh", "-c", script])
+    };
+    let script = "ls /i/bin/busybox && ! touch /i/x 2>/dev/null && echo read-only";
+    assert_eq!(sh("type=image,src=other:1,dst=/i", script).ok(), "/i/bin/busybox\nread-only");
+    assert_eq!(
+        sh("type=image,src=other:1,dst=/i,image-subpath=etc", "cut -d: -f1 /i/passwd | head -1").ok(),
+        "root"
+    );
+    let missing = sh("type=image,src=nope:1,dst=/i", "true").fails(125);
+    assert!(missing.contains("No such image: nope:1"), "{missing}");
+    let outside = sh("type=image,src=other:1,dst=/i,image-subpath=no/such", "true");
+    assert!(outside.stderr.contains("no such file or directory"), "{outside:?}");
+    daemon
+        .docker([
+            "run",
+            "-d",
+            "--name",
+            "holder",
+            "--mount",
+            "type=image,src=other:1,dst=/i",
+            "busybox",
+            "sleep",
+            "1000",
+        ])
+        .ok();
+    assert_eq!(
+        daemon
+            .docker(["inspect", "-f", "{{(index .Mounts 0).Type}} {{(index .Mounts 0).RW}}", "holder"])
+            .ok(),
+        "image false"
+    );
+}
+
+/// A link that a container puts in the way of a subpath leads nowhere outside the volume.
+#[test]
+fn links_in_a_subpath_stay_in_the_volume() {
+    let daemon = Daemon::start();
+    let make = "mkdir -p /v/real && echo mine > /v/real/f && ln -s real /v/good && ln -s /etc /v/bad";
+    daemon.docker(["run", "--rm", "-v", "vol:/v", "busybox", "sh", "-c", make]).ok();
+    let mount = |sub: &str| format!("type=volume,src=vol,dst=/s,volume-subpath={sub}");
+    let cat = |sub: &str| daemon.docker(["run", "--rm", "--mount", &mount(sub), "busybox", "cat", "/s/f"]);
+    assert_eq!(cat("real").ok(), "mine");
+    assert_eq!(cat("good").ok(), "mine");
+    assert!(cat("bad").fails(125).contains("cannot access path"));
+}
