@@ -406,6 +406,12 @@ impl Task {
                 self.state.finished_ns = 0;
                 self.state.exit_code = 0;
                 self.remember();
+                // After a power cut the restart policy applies to what was started, at once.
+                if self.record.host.restart_policy.restarts()
+                    && let Err(error) = self.remember_durably().await
+                {
+                    tracing::error!(container.id = %self.record.id, error = error.chain(), "state cannot be written");
+                }
                 self.start_probe();
                 Event::Launched { pid: started.pid, started: i128::from(started.started_at) }
             }
@@ -455,16 +461,19 @@ impl Task {
     async fn record_manual(&mut self, manual: bool) {
         self.state.manually_stopped = manual;
         self.remember();
-        if self.facts().policy == Policy::UnlessStopped {
-            let (shared, id, state) = (self.shared.clone(), self.record.id.clone(), self.state.clone());
-            let saved = blocking(move || {
-                shared.db.write::<_, Error>(Commit::Durable, |w| Ok(w.put(STATES, id.as_str(), &state)?))
-            })
-            .await;
-            if let Err(error) = saved {
-                self.failure.get_or_insert(error);
-            }
+        if self.facts().policy == Policy::UnlessStopped
+            && let Err(error) = self.remember_durably().await
+        {
+            self.failure.get_or_insert(error);
         }
+    }
+
+    async fn remember_durably(&self) -> Result<()> {
+        let (shared, id, state) = (self.shared.clone(), self.record.id.clone(), self.state.clone());
+        blocking(move || {
+            shared.db.write::<_, Error>(Commit::Durable, |w| Ok(w.put(STATES, id.as_str(), &state)?))
+        })
+        .await
     }
 
     /// Behind a run: the shim may leave, the sandbox and mounts go.
