@@ -488,7 +488,7 @@ mod tests {
             (&["--bip", "x"], "invalid value \"x\" for --bip"),
             (&["--metrics-addr", "9323"], "invalid metrics-addr \"9323\": "),
             (&["--max-concurrent-uploads", "-1"], "invalid max concurrent uploads: -1"),
-            (&["--rootless"], "--rootless is not supported by this daemon"),
+            (&["--rootless"], "--rootless: start the daemon as the ordinary user"),
         ] {
             let text = config(args).unwrap_err();
             assert!(text.starts_with(want), "{text}");

@@ -84,7 +84,7 @@ fn metrics_and_debugging() {
     let daemon = daemon_with(&["--metrics-addr", "127.0.0.1:9323", "--log-format=json"]);
     daemon.docker(["run", "--rm", "busybox", "true"]).ok();
     daemon.docker(["run", "-d", "--name", "mm", "busybox", "sleep", "1000"]).ok();
-    let text = daemon.fetch("http://127.0.0.1:9323/metrics").expect("metrics");
+    let text = daemon.eventually("metrics", || daemon.fetch("http://127.0.0.1:9323/metrics"));
     for line in [
         "engine_daemon_container_states_containers{state=\"running\"} 1",
         "engine_daemon_container_actions_seconds_count{action=\"create\"} 2",
