@@ -6,6 +6,7 @@
 
 mod disk_usage;
 
+use corten_wire::api::container::ContainerSummary;
 use corten_wire::api::stream::{MULTIPLEXED_STREAM, RAW_STREAM};
 use serde_json::{Map, Value, json};
 
@@ -88,22 +89,11 @@ static CHANGES: &[Change] = &[
         routes: &["/networks"],
         what: What::NewResponse(|list| each(list, |n| remove(n, &["Containers"]))),
     },
-    Change {
-        version: v(52),
-        routes: &["/containers/json"],
-        what: What::Response(|list| each(list, |c| remove(c, &["Health"]))),
-    },
     Change { version: v(52), routes: &["/system/df"], what: What::NewResponse(disk_usage::add_totals) },
     Change {
         version: v(48),
-        routes: &["/containers/json", "/containers/{name}/json"],
-        what: What::Response(|value| {
-            if value.is_array() {
-                each(value, |c| remove(c, &["ImageManifestDescriptor"]));
-            } else {
-                remove(value, &["ImageManifestDescriptor"]);
-            }
-        }),
+        routes: &["/containers/{name}/json"],
+        what: What::Response(|value| remove(value, &["ImageManifestDescriptor"])),
     },
     Change {
         version: v(48),
@@ -214,6 +204,16 @@ pub(crate) fn response(route: &str, version: ApiVersion, body: &mut Value) {
         if let What::Response(f) | What::NewResponse(f) = what {
             f(body);
         }
+    }
+}
+
+/// The changes of `GET /containers/json`, made before there is JSON: of ten thousand containers it counts.
+pub(crate) fn summary(version: ApiVersion, summary: &mut ContainerSummary) {
+    if version < v(52) {
+        summary.health = None;
+    }
+    if version < v(48) {
+        summary.image_manifest_descriptor = None;
     }
 }
 

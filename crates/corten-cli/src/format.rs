@@ -388,8 +388,11 @@ impl Table<'_> {
             out.push("\n");
         }
         let mut plain = String::new();
+        // Every row has the same fields.
+        let mut names: BTreeMap<&'static str, Arc<str>> = BTreeMap::new();
         for row in rows {
-            let map = row.iter().map(|(k, v)| (Arc::from(*k), v.clone())).collect();
+            let mut name = |k: &'static str| Arc::clone(names.entry(k).or_insert_with(|| Arc::from(k)));
+            let map = row.iter().map(|(k, v)| (name(k), v.clone())).collect();
             let line = template.run(&Value::Map(Arc::new(map)), Some(self.context)).map_err(|e| {
                 match e.downcast_ref::<crate::error::Failure>() {
                     Some(f) if f.code == 64 => fail(format!("template parsing error: {e}"), 1),

@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::body::streamed;
 use crate::call::{Answer, Call, empty, no_content};
+use crate::compat;
 use crate::error::ApiError;
 use crate::stream;
 
@@ -23,7 +24,8 @@ pub(crate) async fn list(call: Call) -> Answer {
     };
     let mut listing = call.services.engine.list(&options)?;
     let mut array = call.array();
-    while let Some(summary) = listing.next().await {
+    while let Some(mut summary) = listing.next().await {
+        compat::summary(call.version, &mut summary);
         array.push(&summary)?;
     }
     Ok(array.answer())
