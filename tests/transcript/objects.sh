@@ -86,6 +86,7 @@ docker info -f '{{.ServerVersion}} {{.NCPU}}'
 docker info | sed '/^Client/,/^Server/d; s/ Runtimes:.*/ Runtimes:/'
 docker version -f '{{.Server.Version}} {{.Server.APIVersion}} {{.Client.APIVersion}}'
 docker version | sed '1,/^Server/d'
+!sleep 2
 docker events --since $(cat t0) --until 0s -f type=volume -f event=create
 docker events --since $(cat t0) --until 0s -f type=volume -f event=create --format '{{.Type}} {{.Action}} {{.Actor.ID}}'
 docker events --since $(cat t0) --until 0s -f type=volume -f event=create --format json
