@@ -201,7 +201,7 @@ fn acceptor(tls: &Tls) -> io::Result<TlsAcceptor> {
     };
     let chain = certificates(&tls.certificate, "certificate")?;
     let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| bad("key", &tls.key, &e))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = corten_base::tls::provider();
     let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?;

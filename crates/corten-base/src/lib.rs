@@ -17,6 +17,8 @@ pub mod reference;
 pub mod secret;
 pub mod signal;
 pub mod time;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod units;
 
 pub use cancel::Cancel;

@@ -219,7 +219,7 @@ where
 fn acceptor(files: &(PathBuf, PathBuf)) -> Result<TlsAcceptor, ServerError> {
     let chain = tls::certificates(&files.0)?;
     let key = tls::private_key(&files.1)?;
-    let mut config = rustls::ServerConfig::builder_with_provider(tls::provider())
+    let mut config = rustls::ServerConfig::builder_with_provider(corten_base::tls::provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
