@@ -14,42 +14,36 @@ const CLIENTS: usize = 8;
 const LIVES_ON: &str = r#"{"Image":"busybox","Cmd":["sleep","10000"]}"#;
 const ENDS_AT_ONCE: &str = r#"{"Image":"busybox","Cmd":["true"],"HostConfig":{"NetworkMode":"none"}}"#;
 
-/// Creates and starts containers `PREFIX0…` over [`CLIENTS`] connections.
+/// Creates and starts containers `PREFIX0…`.
 fn make(engine: &Engine, prefix: &str, count: usize, body: &str) -> Result<Duration> {
-    let begin = Instant::now();
-    std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|client| {
-                scope.spawn(move || -> Result<()> {
-                    let mut api = Api::connect(engine)?;
-                    for i in (client..count).step_by(CLIENTS) {
-                        api.call("POST", &format!("/containers/create?name={prefix}{i}"), body)?;
-                        api.call("POST", &format!("/containers/{prefix}{i}/start"), "")?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        clients.into_iter().try_for_each(|c| c.join().expect("a client never panics"))
-    })?;
-    Ok(begin.elapsed())
+    by_clients(engine, count, |api, i| {
+        api.call("POST", &format!("/containers/create?name={prefix}{i}"), body)?;
+        api.call("POST", &format!("/containers/{prefix}{i}/start"), "")?;
+        Ok(())
+    })
 }
 
-/// Removes them over as many connections.
+/// Removes them.
 fn remove(engine: &Engine, prefix: &str, count: usize) -> Result<Duration> {
+    by_clients(engine, count, |api, i| {
+        api.call("DELETE", &format!("/containers/{prefix}{i}?force=1"), "")?;
+        Ok(())
+    })
+}
+
+/// Calls `once` for each of `0..count` over [`CLIENTS`] connections at a time.
+fn by_clients(
+    engine: &Engine,
+    count: usize,
+    once: impl Fn(&mut Api, usize) -> Result<()> + Sync,
+) -> Result<Duration> {
     let begin = Instant::now();
+    let client = &|first: usize| -> Result<()> {
+        let mut api = Api::connect(engine)?;
+        (first..count).step_by(CLIENTS).try_for_each(|i| once(&mut api, i))
+    };
     std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|client| {
-                scope.spawn(move || -> Result<()> {
-                    let mut api = Api::connect(engine)?;
-                    for i in (client..count).step_by(CLIENTS) {
-                        api.call("DELETE", &format!("/containers/{prefix}{i}?force=1"), "")?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
+        let clients: Vec<_> = (0..CLIENTS).map(|first| scope.spawn(move || client(first))).collect();
         clients.into_iter().try_for_each(|c| c.join().expect("a client never panics"))
     })?;
     Ok(begin.elapsed())
