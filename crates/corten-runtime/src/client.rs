@@ -144,6 +144,33 @@ impl Connection {
     }
 }
 
+/// A shim that was greeted; its answer is on the way.
+#[derive(Debug)]
+pub struct Greeted {
+    socket: OwnedFd,
+}
+
+impl Greeted {
+    /// Waits for the answer, and listens to the shim from then on.
+    ///
+    /// # Errors
+    /// As of [`Shim::connect`].
+    pub fn answer(self, monitor: &Monitor, container: &str) -> Result<(Shim, ShimState), ShimError> {
+        let reply = channel::recv::<Message>(self.socket.as_fd(), &mut channel::buffer(), true);
+        let state = match reply.map_err(ShimError::io("greet shim"))? {
+            Received::Message(Message::Reply { result: Ok(Reply::State(state)), .. }, _) => state,
+            Received::Message(Message::Reply { result: Err(fault), .. }, _) => {
+                return Err(ShimError::Fault(fault));
+            }
+            Received::Message(..) | Received::Nothing => return Err(ShimError::Protocol),
+            Received::End => return Err(ShimError::Gone),
+        };
+        let connection = Connection::new(container.to_owned(), self.socket);
+        monitor.watch(&connection)?;
+        Ok((Shim { connection }, state))
+    }
+}
+
 impl Shim {
     /// Connects to the shim of a container that an earlier daemon started. `directory` is the container's
     /// directory below the exec root. An exit that happened meanwhile is in the state, and is reported to the
@@ -156,22 +183,19 @@ impl Shim {
         container: &str,
         directory: &Path,
     ) -> Result<(Self, ShimState), ShimError> {
+        Self::greet(directory)?.answer(monitor, container)
+    }
+
+    /// The first half of [`Shim::connect`]. Who greets many before it hears the first lets them answer side by side.
+    ///
+    /// # Errors
+    /// As of [`Shim::connect`].
+    pub fn greet(directory: &Path) -> Result<Greeted, ShimError> {
         let socket = corten_sys::seqpacket::connect(&directory.join(SOCKET_NAME))
             .map_err(ShimError::io("connect to shim"))?;
         let hello = Request { seq: 0, call: Call::Hello { version: VERSION } };
         channel::send(socket.as_fd(), &hello, &[], true).map_err(ShimError::io("greet shim"))?;
-        let reply = channel::recv::<Message>(socket.as_fd(), &mut channel::buffer(), true);
-        let state = match reply.map_err(ShimError::io("greet shim"))? {
-            Received::Message(Message::Reply { result: Ok(Reply::State(state)), .. }, _) => state,
-            Received::Message(Message::Reply { result: Err(fault), .. }, _) => {
-                return Err(ShimError::Fault(fault));
-            }
-            Received::Message(..) | Received::Nothing => return Err(ShimError::Protocol),
-            Received::End => return Err(ShimError::Gone),
-        };
-        let connection = Connection::new(container.to_owned(), socket);
-        monitor.watch(&connection)?;
-        Ok((Self { connection }, state))
+        Ok(Greeted { socket })
     }
 
     /// Sends a request; `done` is called exactly once, on the monitor's thread or, if it cannot even be sent,

@@ -11,6 +11,7 @@ use corten_image::Images;
 use corten_net::{Net, SandboxSpec};
 use corten_runtime::cgroup::FastJoins;
 use corten_runtime::client::{Event, Launcher, Monitor, News, Shim};
+use corten_wire::shim::ShimState;
 use tokio::sync::mpsc;
 
 use super::Engine;
@@ -25,6 +26,9 @@ use crate::networks::Networks;
 use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, Standing, StateRecord};
 use crate::shared::{Shared, write_states};
 use crate::volumes::Volumes;
+
+/// Threads that look for shims at most; they mostly wait for them.
+const MOST_THREADS: usize = 8;
 
 /// What was found of one container.
 struct Finding {
@@ -152,49 +156,75 @@ fn sink(shared: Weak<Shared>) -> impl Fn(Event) + Send + 'static {
 
 /// Loads records, looks for shims and exits, restores networks, sweeps.
 fn look(shared: &Shared) -> Result<Vec<Finding>> {
-    let records = records(shared)?;
     let mut states: BTreeMap<String, StateRecord> = shared.db.all(STATES)?.into_iter().collect();
-    let mut findings = Vec::new();
-    for (id, record) in records {
-        let dir = shared.run_dir(&record.id);
-        let (mut found, mut shim) = (Found::Nothing, None);
-        if let Ok((connected, state)) = Shim::connect(shared.monitor(), &id, &dir) {
-            found = match state.exit {
-                Some(exit) => Found::Ended(container::phase_exit(exit)),
-                None => Found::Alive {
-                    pid: state.started.pid,
-                    started: i128::from(state.started.started_at),
-                    paused: state.paused,
-                },
-            };
-            shim = Some(connected);
-        } else if let Some(exit) = read_exit(&dir) {
-            found = Found::Ended(exit);
-        }
-        let alive = matches!(found, Found::Alive { .. });
-        if matches!(found, Found::Nothing) && dir.exists() {
-            // Its shim may have been killed together with the daemon.
-            destroy_cgroup(shared, &record);
-        }
-        let run = if alive { load_run(&dir) } else { Run::default() };
-        let volumes = record.mounts.iter().filter(|m| m.kind == MountKind::Volume).map(|m| m.name.clone());
-        shared.volumes.hold(&id, volumes);
-        let stored = states.remove(&id);
-        let state = load_state(&dir).or(stored).unwrap_or_default();
-        let at_rest = shim.is_none()
-            && !has_receiver(&record)
-            && match (state.standing, found) {
-                (Standing::Created | Standing::Exited, Found::Nothing) => !dir.exists(),
-                (Standing::Exited, Found::Ended(exit)) => {
-                    exit.at == i128::from(state.finished_ns) && !was_left_running(&dir)
-                }
-                _ => false,
-            };
-        findings.push(Finding { record, state, found, shim, run, at_rest });
-    }
+    let known: Vec<_> = records(shared)?
+        .into_iter()
+        .map(|(id, record)| {
+            let stored = states.remove(&id);
+            (id, record, stored)
+        })
+        .collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let findings = std::thread::scope(|scope| {
+        let parts = known.chunks(known.len().div_ceil(threads).max(1));
+        let parts: Vec<_> = parts.map(|part| scope.spawn(|| find(shared, part))).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("looking does not panic")).collect::<Vec<_>>()
+    });
     restore_networks(shared, &findings)?;
     sweep(shared, &findings, states.into_keys().collect())?;
     Ok(findings)
+}
+
+/// What is there of each of these. All shims are greeted before the first is heard, so that they wake side by side.
+fn find(shared: &Shared, known: &[(String, Arc<ContainerRecord>, Option<StateRecord>)]) -> Vec<Finding> {
+    let greeted: Vec<_> = known.iter().map(|(_, r, _)| Shim::greet(&shared.run_dir(&r.id))).collect();
+    known
+        .iter()
+        .zip(greeted)
+        .map(|((id, record, stored), greeted)| {
+            let shim = greeted.and_then(|greeted| greeted.answer(shared.monitor(), id)).ok();
+            find_one(shared, id, Arc::clone(record), stored.clone(), shim)
+        })
+        .collect()
+}
+
+fn find_one(
+    shared: &Shared,
+    id: &str,
+    record: Arc<ContainerRecord>,
+    stored: Option<StateRecord>,
+    shim: Option<(Shim, ShimState)>,
+) -> Finding {
+    let dir = shared.run_dir(&record.id);
+    let (shim, state) = shim.unzip();
+    let found = match state {
+        Some(ShimState { exit: Some(exit), .. }) => Found::Ended(container::phase_exit(exit)),
+        Some(state) => Found::Alive {
+            pid: state.started.pid,
+            started: i128::from(state.started.started_at),
+            paused: state.paused,
+        },
+        None => read_exit(&dir).map_or(Found::Nothing, Found::Ended),
+    };
+    if matches!(found, Found::Nothing) && dir.exists() {
+        // Its shim may have been killed together with the daemon.
+        destroy_cgroup(shared, &record);
+    }
+    let alive = matches!(found, Found::Alive { .. });
+    let run = if alive { load_run(&dir) } else { Run::default() };
+    let volumes = record.mounts.iter().filter(|m| m.kind == MountKind::Volume).map(|m| m.name.clone());
+    shared.volumes.hold(id, volumes);
+    let state = load_state(&dir).or(stored).unwrap_or_default();
+    let at_rest = shim.is_none()
+        && !has_receiver(&record)
+        && match (state.standing, found) {
+            (Standing::Created | Standing::Exited, Found::Nothing) => !dir.exists(),
+            (Standing::Exited, Found::Ended(exit)) => {
+                exit.at == i128::from(state.finished_ns) && !was_left_running(&dir)
+            }
+            _ => false,
+        };
+    Finding { record, state, found, shim, run, at_rest }
 }
 
 /// All records: those of the database, and transient ones that it had not written yet.
