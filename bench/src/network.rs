@@ -303,28 +303,9 @@ pub fn names(engines: &[Engine], _: usize) -> Result<Vec<Row>> {
             // podman's own has no address of its own inside.
             engine.socket().context("no name server at 127.0.0.11")?;
             engine.say(&["network", "create", "names"])?;
-            engine.say(&[
-                "run",
-                "-d",
-                "--name",
-                "server",
-                "--network",
-                "names",
-                "busybox",
-                "sleep",
-                "10000",
-            ])?;
-            engine.say(&[
-                "run",
-                "-d",
-                "--name",
-                "asker",
-                "--network",
-                "names",
-                "busybox",
-                "sleep",
-                "10000",
-            ])?;
+            for name in ["server", "asker"] {
+                engine.say(&["run", "-d", "--name", name, "--net", "names", "busybox", "sleep", "9999"])?;
+            }
             numbers(inside(engine, Some("asker"), &["__ask", "server"])?)
         })()
         .inspect_err(|e| eprintln!("{}: {e:#}", engine.name))

@@ -333,6 +333,12 @@ impl Daemon {
         self.run_with(Client::Docker, args, b"")
     }
 
+    /// `docker run -d ARGS… busybox` with its web server, which answers `hello from busybox` on port 80.
+    pub fn serve<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Ran {
+        let server = ["busybox", "httpd", "-f", "-p", "80", "-h", "/www"];
+        self.docker(["run", "-d"].into_iter().chain(args).chain(server))
+    }
+
     /// `corten ARGS…`.
     pub fn corten<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
         self.run_with(Client::Corten, args, b"")

@@ -17,6 +17,15 @@ pub fn check(dir: &Path, container_ids: &[String]) -> Vec<String> {
     }
 }
 
+/// Unmounts what a peer's engine left mounted below `dir`, so that the directory can go.
+pub fn unmount_below(dir: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let points = mounts.lines().rev().filter_map(|l| l.split(' ').nth(1));
+    for point in points.filter(|point| Path::new(point).starts_with(dir)) {
+        rustix::mount::unmount(point, rustix::mount::UnmountFlags::empty()).ok();
+    }
+}
+
 fn find(dir: &Path, container_ids: &[String]) -> Vec<String> {
     let needle = dir.to_string_lossy().into_owned();
     let mut found = Vec::new();

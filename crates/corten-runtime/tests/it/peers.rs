@@ -100,12 +100,7 @@ impl Drop for Place {
             self.podman().args(["system", "reset", "-f"]).output().ok();
         }
         Command::new("ip").args(["netns", "del", &self.netns]).output().ok();
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let dir = self.dir.display().to_string();
-        for mount in mounts.lines().rev().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&dir))
-        {
-            Command::new("umount").arg(mount).output().ok();
-        }
+        corten_testkit::leak::unmount_below(&self.dir);
         std::fs::remove_dir_all(&self.dir).ok();
     }
 }

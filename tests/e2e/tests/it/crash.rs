@@ -9,23 +9,7 @@ fn containers_outlive_the_daemon() {
     daemon
         .docker(["run", "-d", "--name", "cc", "-p", "127.0.0.1:18080:80", "busybox", "sh", "-c", script])
         .ok();
-    daemon
-        .docker([
-            "run",
-            "-d",
-            "--name",
-            "web",
-            "-p",
-            "127.0.0.1:18081:80",
-            "busybox",
-            "httpd",
-            "-f",
-            "-p",
-            "80",
-            "-h",
-            "/www",
-        ])
-        .ok();
+    daemon.serve(["--name", "web", "-p", "127.0.0.1:18081:80"]).ok();
     daemon.docker(["run", "-d", "--name", "dies", "busybox", "sh", "-c", "sleep 1; exit 33"]).ok();
     let before = daemon.docker(["inspect", "-f", "{{.State.Pid}} {{.NetworkSettings.IPAddress}}", "cc"]).ok();
     daemon.kill();

@@ -130,12 +130,7 @@ fn daemons_without_rules_forwarding_or_masquerading() {
         let args = args.iter().map(|a| (*a).to_owned()).collect();
         let daemon = Daemon::start_with(DaemonOptions { args, ..DaemonOptions::default() });
         daemon.import_busybox();
-        daemon
-            .docker([
-                "run", "-d", "--name", "web", "-p", "18080:80", "busybox", "httpd", "-f", "-p", "80", "-h",
-                "/www",
-            ])
-            .ok();
+        daemon.serve(["--name", "web", "-p", "18080:80"]).ok();
         daemon
     };
     let daemon = with(&["--iptables=false", "--ip6tables=false"]);

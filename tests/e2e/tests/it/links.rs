@@ -189,23 +189,7 @@ fn a_network_is_shared() {
             "1000",
         ])
         .ok();
-    daemon
-        .docker([
-            "run",
-            "-d",
-            "--name",
-            "side",
-            "--network",
-            "container:web",
-            "busybox",
-            "httpd",
-            "-f",
-            "-p",
-            "80",
-            "-h",
-            "/www",
-        ])
-        .ok();
+    daemon.serve(["--name", "side", "--network", "container:web"]).ok();
     daemon.eventually("the page of the container beside", || daemon.fetch("http://127.0.0.1:18080/"));
     daemon.docker(["exec", "side", "ping", "-c1", "-W2", "web"]).ok();
     let addresses =

@@ -22,25 +22,7 @@ fn default_bridge() {
 #[test]
 fn published_ports() {
     let daemon = Daemon::start();
-    daemon
-        .docker([
-            "run",
-            "-d",
-            "--name",
-            "web",
-            "-p",
-            "127.0.0.1:18080:80",
-            "-p",
-            "18081-18083:81-83",
-            "busybox",
-            "httpd",
-            "-f",
-            "-p",
-            "80",
-            "-h",
-            "/www",
-        ])
-        .ok();
+    daemon.serve(["--name", "web", "-p", "127.0.0.1:18080:80", "-p", "18081-18083:81-83"]).ok();
     daemon.eventually("the page through loopback", || {
         daemon.fetch("http://127.0.0.1:18080/").filter(|b| b == "hello from busybox\n")
     });
@@ -53,11 +35,7 @@ fn published_ports() {
     );
     daemon.docker(["rm", "-f", "web"]).ok();
     daemon.docker(["run", "--rm", "-p", "127.0.0.1:18080:80", "busybox", "true"]).ok();
-    daemon
-        .docker([
-            "run", "-d", "--name", "any", "-p", "80", "busybox", "httpd", "-f", "-p", "80", "-h", "/www",
-        ])
-        .ok();
+    daemon.serve(["--name", "any", "-p", "80"]).ok();
     let port = daemon.docker(["port", "any", "80/tcp"]).ok();
     let port = port.lines().next().and_then(|l| l.rsplit(':').next()).unwrap().to_owned();
     daemon.eventually("the ephemeral port", || daemon.fetch(&format!("http://127.0.0.1:{port}/")));
@@ -110,23 +88,7 @@ fn user_networks_resolve_names() {
 #[test]
 fn ports_of_a_running_container_change() {
     let mut daemon = Daemon::start();
-    daemon
-        .docker([
-            "run",
-            "-d",
-            "--name",
-            "web",
-            "-p",
-            "127.0.0.1:18080:80",
-            "busybox",
-            "httpd",
-            "-f",
-            "-p",
-            "80",
-            "-h",
-            "/www",
-        ])
-        .ok();
+    daemon.serve(["--name", "web", "-p", "127.0.0.1:18080:80"]).ok();
     let page = |daemon: &Daemon, port: u16| daemon.fetch(&format!("http://127.0.0.1:{port}/"));
     daemon.eventually("the page", || page(&daemon, 18080));
     let pid = daemon.docker(["inspect", "-f", "{{.State.Pid}}", "web"]).ok();
@@ -165,25 +127,7 @@ fn ports_follow_the_gateway() {
     let daemon = Daemon::start();
     daemon.docker(["network", "create", "aa"]).ok();
     daemon.docker(["network", "create", "bb"]).ok();
-    daemon
-        .docker([
-            "run",
-            "-d",
-            "--name",
-            "web",
-            "--network",
-            "bb",
-            "-p",
-            "127.0.0.1:18080:80",
-            "busybox",
-            "httpd",
-            "-f",
-            "-p",
-            "80",
-            "-h",
-            "/www",
-        ])
-        .ok();
+    daemon.serve(["--name", "web", "--network", "bb", "-p", "127.0.0.1:18080:80"]).ok();
     let page = || daemon.fetch("http://127.0.0.1:18080/");
     let route = || daemon.docker(["exec", "web", "ip", "route"]).ok();
     daemon.eventually("the page", page);

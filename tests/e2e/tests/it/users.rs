@@ -24,25 +24,17 @@ fn sh(daemon: &Daemon, flags: &[&str], script: &str) -> String {
     daemon.docker([&["run", "--rm"], flags, &["busybox", "sh", "-c", script]].concat()).ok()
 }
 
+/// `box`: a shell with a volume.
+fn start_box(daemon: &Daemon, script: &str) {
+    daemon.docker(["run", "-d", "--name", "box", "-v", "vol:/vol", "busybox", "sh", "-c", script]).ok();
+}
+
 #[test]
 fn root_is_an_ordinary_user_outside() {
     let mut daemon = daemon();
     let root = outside();
     assert!(daemon.get("/info")["SecurityOptions"].to_string().contains("name=userns"));
-    daemon
-        .docker([
-            "run",
-            "-d",
-            "--name",
-            "box",
-            "-v",
-            "vol:/vol",
-            "busybox",
-            "sh",
-            "-c",
-            "id -u; touch /made /vol/in; exec sleep 1000",
-        ])
-        .ok();
+    start_box(&daemon, "id -u; touch /made /vol/in; exec sleep 1000");
     daemon.docker(["exec", "box", "sh", "-c", "until [ -e /vol/in ]; do :; done"]).ok();
     let pid = daemon.docker(["inspect", "-f", "{{.State.Pid}}", "box"]).ok();
     assert_eq!(std::fs::metadata(format!("/proc/{pid}")).unwrap().uid(), root);
@@ -83,20 +75,7 @@ fn root_is_an_ordinary_user_outside() {
 #[test]
 fn files_are_copied_with_the_owners_inside() {
     let daemon = daemon();
-    daemon
-        .docker([
-            "run",
-            "-d",
-            "--name",
-            "box",
-            "-v",
-            "vol:/vol",
-            "busybox",
-            "sh",
-            "-c",
-            "touch /a; chown 7:8 /a; exec sleep 1000",
-        ])
-        .ok();
+    start_box(&daemon, "touch /a; chown 7:8 /a; exec sleep 1000");
     daemon.docker(["exec", "box", "sh", "-c", "until [ -e /a ]; do :; done"]).ok();
     let listing = |args: &[&str]| {
         let tar = daemon.command(Client::Docker).args(args).output().unwrap().stdout;
