@@ -2,7 +2,8 @@
 //!
 //! A mutator of its own on the stable toolchain: seeds are well-formed documents, which are cut, spliced, repeated and
 //! sprinkled with words and numbers that have hurt somebody. Inputs that a target takes unusually long for, or panics
-//! on, are written to `fuzz/found/` and fail the run. The same number always gives the same inputs (`--seed`).
+//! on, are written to `fuzz/found/` and fail the run. The same number always gives the same inputs (`--seed`). As many
+//! targets run at a time as there are processors.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
@@ -12,6 +13,7 @@ mod seeds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -66,10 +68,22 @@ fn run() -> Result<()> {
             TARGETS.iter().map(|t| t.name).collect::<Vec<_>>().join(", ")
         );
     }
-    let mut found = 0;
-    for target in TARGETS.iter().filter(|t| only.as_ref().is_none_or(|o| o == t.name)) {
-        found += throw(target, Duration::from_secs(seconds), seed)?;
-    }
+    let waiting = Mutex::new(TARGETS.iter().filter(|t| only.as_ref().is_none_or(|o| o == t.name)));
+    let work = || -> Result<usize> {
+        let mut found = 0;
+        // The lock is held for this one statement.
+        while let Some(target) = { waiting.lock().ok().and_then(|mut w| w.next()) } {
+            found += throw(target, Duration::from_secs(seconds), seed)?;
+        }
+        Ok(found)
+    };
+    let found = std::thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..std::thread::available_parallelism()?.get()).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .try_fold(0, |sum, w| Ok::<_, anyhow::Error>(sum + w.join().expect("panics are caught")?))
+    })?;
     if found > 0 { bail!("{found} inputs to look at in fuzz/found") } else { Ok(()) }
 }
 

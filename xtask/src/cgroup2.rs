@@ -38,6 +38,11 @@ const PATIENCE: Duration = Duration::from_secs(900);
 const END: &str = "corten-vm: end";
 
 pub fn run_all(tests: &[String]) -> Result<()> {
+    if machine(tests, &mut |_| ())? { Ok(()) } else { bail!("tests failed in the machine") }
+}
+
+/// Runs the tests (the usual ones unless named) and passes on every line that the machine says; whether all passed.
+pub fn machine(tests: &[String], heard: &mut dyn FnMut(&str)) -> Result<bool> {
     packages::ensure(NEEDS)?;
     let place = target().join("cgroup2");
     std::fs::create_dir_all(&place)?;
@@ -46,7 +51,7 @@ pub fn run_all(tests: &[String]) -> Result<()> {
     let tests: Vec<&str> =
         if tests.is_empty() { TESTS.to_vec() } else { tests.iter().map(String::as_str).collect() };
     let image = initramfs(&place, &kernel, &program, &tests)?;
-    boot(&kernel.join("vmlinuz"), &image)
+    boot(&kernel.join("vmlinuz"), &image, heard)
 }
 
 /// Debian's kernel and the modules that are needed, in a directory.
@@ -58,7 +63,12 @@ fn kernel(place: &Path) -> Result<PathBuf> {
     let tree = place.join("tree");
     std::fs::create_dir_all(&tree)?;
     std::fs::create_dir_all(&dir)?;
-    let depends = capture(Command::new("apt-cache").args(["depends", "linux-image-amd64"]))?;
+    let depends = || capture(Command::new("apt-cache").args(["depends", "linux-image-amd64"]));
+    // A machine may never have fetched the lists.
+    let depends = depends().or_else(|_| {
+        run(Command::new("apt-get").args(["update", "-qq"]))?;
+        depends()
+    })?;
     let package =
         depends.lines().find_map(|l| l.trim().strip_prefix("Depends: ")).context("no kernel package")?;
     run(Command::new("apt-get").args(["download", "-q", package.trim()]).current_dir(place))?;
@@ -163,7 +173,7 @@ poweroff -f
 }
 
 /// Boots, shows what the machine says, and takes its result for ours.
-fn boot(kernel: &Path, image: &Path) -> Result<()> {
+fn boot(kernel: &Path, image: &Path, heard: &mut dyn FnMut(&str)) -> Result<bool> {
     let mut command = Command::new("qemu-system-x86_64");
     command.args(["-m", "2048", "-smp", "2", "-nographic", "-no-reboot", "-nic", "none", "-cpu", "max"]);
     // A /dev/kvm inside a virtual machine may be there and not work; emulation always does.
@@ -172,28 +182,22 @@ fn boot(kernel: &Path, image: &Path) -> Result<()> {
     command.args(["-append", "console=ttyS0 quiet panic=-1 psi=1 cgroup_no_v1=all"]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("start qemu")?;
     let output = child.stdout.take().context("output of qemu")?;
-    let (until, mut passed) = (Instant::now() + PATIENCE, false);
-    let watch = std::thread::spawn(move || {
-        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            writeln!(std::io::stdout(), "{line}").ok();
-            passed |= line.contains("corten-vm: result 0");
-            if line.contains(END) {
-                break;
-            }
-        }
-        passed
+    let (line, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let all = BufReader::new(output).split(b'\n').map_while(Result::ok);
+        all.map(|l| String::from_utf8_lossy(&l).trim_end().to_owned()).try_for_each(|l| line.send(l))
     });
-    while !watch.is_finished() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(200));
+    let (until, mut passed, mut done) = (Instant::now() + PATIENCE, false, false);
+    while !done && let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        writeln!(std::io::stdout(), "{line}").ok();
+        heard(&line);
+        passed |= line.contains("corten-vm: result 0");
+        done = line.contains(END);
     }
-    let done = watch.is_finished();
     child.kill().ok();
     child.wait()?;
-    let passed = watch.join().unwrap_or(false);
-    match (done, passed) {
-        (true, true) => Ok(()),
-        (true, false) => bail!("tests failed in the machine"),
-        (false, _) => bail!("the machine was not done after {} seconds", PATIENCE.as_secs()),
+    if !done {
+        bail!("the machine ended early, or was not done after {} seconds", PATIENCE.as_secs());
     }
+    Ok(passed)
 }

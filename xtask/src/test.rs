@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::run::{cargo, root, run as run_command, target};
-use crate::{build, clients, golden, packages, transcript};
+use crate::{build, cgroup2, clients, conformance, golden, packages, transcript};
 
 /// Counted test results.
 #[derive(Debug, Default)]
@@ -31,6 +31,21 @@ impl Totals {
         self.ignored += other.ignored;
         self.failures.extend(other.failures);
         self.flaky.extend(other.flaky);
+    }
+
+    /// Takes note of what a line of a test program says.
+    fn hear(&mut self, line: &str) {
+        if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
+            self.failures.push(name.to_owned());
+        }
+        let Some(rest) = line.strip_prefix("test result: ") else { return };
+        let number = |word: &str| -> u64 {
+            let words: Vec<&str> = rest.split([' ', ';']).filter(|w| !w.is_empty()).collect();
+            words.windows(2).find(|w| w[1] == word).and_then(|w| w[0].parse().ok()).unwrap_or(0)
+        };
+        self.passed += number("passed");
+        self.failed += number("failed");
+        self.ignored += number("ignored");
     }
 }
 
@@ -103,6 +118,16 @@ pub fn run(args: &[String]) -> Result<()> {
         println!("{error:#}");
         broken.push("dockerode".into());
     }
+    println!("\n== validation programs of the OCI");
+    let conformance = conformance::compare(&dist, &[])?;
+    if !conformance.good() {
+        broken.push("conformance".into());
+    }
+    println!("\n== control groups of the second version, in a virtual machine");
+    let machine = count_machine(&mut totals)?;
+    if !machine {
+        broken.push("cgroup2".into());
+    }
     println!("\n== totals");
     for name in &totals.flaky {
         println!("flaky: {name} failed and passed when run again");
@@ -112,6 +137,7 @@ pub fn run(args: &[String]) -> Result<()> {
     if !packages::exists("/usr/sbin/dockerd") {
         println!("skipped: peers::docker_runs_its_containers_with_it (needs /usr/sbin/dockerd)");
     }
+    println!("conformance: {conformance}");
     match golden {
         Some(g) => println!(
             "golden: {} of {} equal (at least {} wanted)",
@@ -137,6 +163,26 @@ pub fn run(args: &[String]) -> Result<()> {
         bail!("failed: {}", broken.join(", "));
     }
     Ok(())
+}
+
+/// The tests in the virtual machine, once more if one fails; whether all passed.
+fn count_machine(totals: &mut Totals) -> Result<bool> {
+    let once = || -> Result<(Totals, bool)> {
+        let mut found = Totals::default();
+        let passed = cgroup2::machine(&[], &mut |line| found.hear(line))?;
+        Ok((found, passed))
+    };
+    let (mut found, mut passed) = once()?;
+    if !passed {
+        println!("\n== once more: the virtual machine");
+        let first = found.failures;
+        (found, passed) = once()?;
+        if passed {
+            found.flaky = first;
+        }
+    }
+    totals.add(found);
+    Ok(passed)
 }
 
 /// More failures than these are not bad luck.
@@ -200,20 +246,9 @@ fn count(command: &mut Command) -> Result<(Totals, bool)> {
     let mut totals = Totals::default();
     for line in BufReader::new(child.stdout.take().context("piped")?).lines() {
         let line = line?;
-        if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
-            totals.failures.push(name.to_owned());
-        }
-        if let Some(rest) = line.strip_prefix("test result: ") {
-            let number = |word: &str| -> u64 {
-                let words: Vec<&str> = rest.split([' ', ';']).filter(|w| !w.is_empty()).collect();
-                words.windows(2).find(|w| w[1] == word).and_then(|w| w[0].parse().ok()).unwrap_or(0)
-            };
-            totals.passed += number("passed");
-            totals.failed += number("failed");
-            totals.ignored += number("ignored");
-            if rest.contains(" 0 passed; 0 failed; 0 ignored") {
-                continue;
-            }
+        totals.hear(&line);
+        if line.contains(" 0 passed; 0 failed; 0 ignored") {
+            continue;
         }
         if !(line.is_empty() || line == "running 0 tests" || line.ends_with("... ok")) {
             println!("{line}");
