@@ -278,7 +278,7 @@ pub(crate) async fn write_states(db: Db, mut queue: mpsc::UnboundedReceiver<Stat
                 Err(_) => {
                     commit(&db, Vec::new(), Commit::Durable).await;
                     // What a burst of work needed is not needed any more.
-                    let _idle = tokio::task::spawn_blocking(corten_sys::memory::trim).await;
+                    let _idle = tokio::task::spawn_blocking(corten_sys::memory::rest).await;
                     until = None;
                     continue;
                 }

@@ -90,7 +90,8 @@ fn serve(runtime: &Runtime, mut config: Config, args: &[OsString], begin: Instan
         }
         systemd::notify("READY=1");
         let started_ms = begin.elapsed().as_millis();
-        corten_sys::memory::trim();
+        // What starting took is not needed again.
+        tokio::task::spawn_blocking(corten_sys::memory::rest);
         tracing::info!(started_ms, version = env!("CARGO_PKG_VERSION"), "daemon is ready");
         until_told(args, &mut config, &services).await;
         systemd::notify("STOPPING=1");
