@@ -12,7 +12,7 @@ pub use joins::FastJoins;
 pub use stats::{BlkioEntry, BlkioStats, CpuStats, MemoryStats, PidsStats, Stats};
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -80,8 +80,11 @@ impl Cgroup {
         let relative: PathBuf = path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
         let table = PathBuf::from("/proc/self/mountinfo");
         let fail = |source| CgroupError { what: "read".into(), path: table.clone(), source };
-        let text = fs::read_to_string(&table).map_err(fail)?;
-        let mut hierarchies = parse_mounts(&text, &relative);
+        // One line for each hierarchy of the kernel: when all are found, a table with the mounts of a thousand
+        // containers need not be read to its end.
+        let count = read_file(Path::new("/proc/self/cgroup")).map_err(fail)?.lines().count();
+        let lines = File::open(&table).map(io::BufReader::new).map_err(fail)?.lines();
+        let mut hierarchies = parse_mounts(lines.map_while(io::Result::ok), count, &relative);
         // Who has not been given any goes without: nothing is limited, counted or frozen then.
         let given = |h: &Hierarchy| {
             let existing = h.group.ancestors().find(|a| a.exists());
@@ -240,8 +243,18 @@ impl Cgroup {
     }
 
     fn write(&self, controller: &str, file: &str, value: &str) -> Result<(), CgroupError> {
+        self.write_each(controller, file, &[value])
+    }
+
+    /// One write for each value.
+    fn write_each<S: AsRef<str>>(
+        &self,
+        controller: &str,
+        file: &str,
+        values: &[S],
+    ) -> Result<(), CgroupError> {
         let path = self.of(controller).unwrap_or(Path::new("/sys/fs/cgroup")).join(file);
-        write_file(&path, value)
+        write_file(&path, values)
     }
 
     fn read(&self, controller: &str, file: &str) -> Option<String> {
@@ -345,7 +358,7 @@ impl Cgroup {
         let event = rustix::event::eventfd(0, flags).ok()?;
         let control = File::open(dir.join("memory.oom_control")).ok()?;
         let line = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
-        write_file(&dir.join("cgroup.event_control"), &line).ok()?;
+        write_file(&dir.join("cgroup.event_control"), &[line]).ok()?;
         Some(event)
     }
 
@@ -407,13 +420,18 @@ fn remove_tree(dir: &Path, depth: usize) -> io::Result<()> {
     fs::remove_dir(dir)
 }
 
-fn write_file(path: &Path, value: &str) -> Result<(), CgroupError> {
-    let written = OpenOptions::new().write(true).open(path).and_then(|mut f| f.write_all(value.as_bytes()));
-    written.map_err(|source| CgroupError {
+/// One write for each value; the file is opened once.
+fn write_file<S: AsRef<str>>(path: &Path, values: &[S]) -> Result<(), CgroupError> {
+    let failed = |value: &str, source| CgroupError {
         what: format!("write {value:?} to"),
         path: path.to_owned(),
         source,
-    })
+    };
+    let [first, ..] = values else { return Ok(()) };
+    let mut file =
+        OpenOptions::new().write(true).open(path).map_err(|source| failed(first.as_ref(), source))?;
+    let mut write = |value: &str| file.write_all(value.as_bytes()).map_err(|source| failed(value, source));
+    values.iter().try_for_each(|value| write(value.as_ref()))
 }
 
 /// Largest file of a control group that we read.
@@ -425,9 +443,10 @@ fn read_file(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn parse_mounts(text: &str, relative: &Path) -> Vec<Hierarchy> {
+/// The hierarchies of a mount table: at most `count`.
+fn parse_mounts(lines: impl Iterator<Item = String>, count: usize, relative: &Path) -> Vec<Hierarchy> {
     let mut all: Vec<Hierarchy> = Vec::new();
-    for line in text.lines() {
+    for line in lines {
         let Some((left, right)) = line.split_once(" - ") else { continue };
         let mut left = left.split(' ').skip(3);
         let (Some(root), Some(point)) = (left.next(), left.next()) else { continue };
@@ -450,6 +469,9 @@ fn parse_mounts(text: &str, relative: &Path) -> Vec<Hierarchy> {
         let found = Hierarchy { controllers, name, group: Path::new(point).join(relative), unified };
         if !all.iter().any(|h| h.group == found.group) {
             all.push(found);
+        }
+        if all.len() == count {
+            break;
         }
     }
     all

@@ -14,9 +14,10 @@ pub(super) fn apply(group: &Cgroup, rules: &[DeviceRule]) -> Result<(), CgroupEr
         return Ok(());
     }
     if !group.is_v2() {
-        for rule in rules {
-            let file = if rule.allow { "devices.allow" } else { "devices.deny" };
-            group.write("devices", file, &line(rule))?;
+        // One write takes one rule, but a file need not be opened for each.
+        for rules in rules.chunk_by(|a, b| a.allow == b.allow) {
+            let file = if rules[0].allow { "devices.allow" } else { "devices.deny" };
+            group.write_each("devices", file, &rules.iter().map(line).collect::<Vec<_>>())?;
         }
         return Ok(());
     }

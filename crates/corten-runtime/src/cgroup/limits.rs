@@ -10,7 +10,7 @@ use super::{Cgroup, CgroupError, read_file, write_file};
 pub(super) fn inherit_cpuset(dir: &Path) -> Result<(), CgroupError> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let value = dir.parent().and_then(|p| read_file(&p.join(file)).ok()).unwrap_or_default();
-        write_file(&dir.join(file), value.trim())?;
+        write_file(&dir.join(file), &[value.trim()])?;
     }
     Ok(())
 }

@@ -12,7 +12,9 @@ fn mounts_of_a_hybrid_machine() {
 33 30 0:29 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 34 30 0:27 /docker/x /sys/fs/cgroup/bound rw - cgroup cgroup rw,cpu,cpuacct
 ";
-    let all = parse_mounts(text, Path::new("docker/y"));
+    let parse = |count| parse_mounts(text.lines().map(str::to_owned), count, Path::new("docker/y"));
+    assert_eq!(parse(2).len(), 2);
+    let all = parse(9);
     let names: Vec<_> = all.iter().map(|h| (h.name.as_str(), h.controllers.len(), h.unified)).collect();
     assert_eq!(names, [("cpu,cpuacct", 2, false), ("systemd", 0, false), ("unified", 0, true)]);
     assert_eq!(all[0].group, Path::new("/sys/fs/cgroup/cpu,cpuacct/docker/y"));
