@@ -11,7 +11,7 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 #[cfg(target_arch = "aarch64")]
 const TRIPLE: &str = "aarch64-unknown-linux-gnu";
 
-/// How `corten` is compiled; `corten-runtime` is always the small static program.
+/// How `corten` is compiled; `corten-runtime` is always the small static program, with checks for tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
     /// Quick to build: for tests.
@@ -27,11 +27,11 @@ pub fn dist(profile: Profile) -> Result<PathBuf> {
         Profile::Release => (&["--release"], "release"),
     };
     run(cargo().args(["build", "--quiet", "-p", "corten", "--bin", "corten"]).args(flag))?;
-    runtime()?;
+    let built = runtime(profile)?;
     let dist = target().join("dist").join(name);
     std::fs::create_dir_all(&dist).with_context(|| format!("create {}", dist.display()))?;
     install(&target().join(name).join("corten"), &dist)?;
-    install(&target().join(TRIPLE).join("runtime").join("corten-runtime"), &dist)?;
+    install(&built.join("corten-runtime"), &dist)?;
     Ok(dist)
 }
 
@@ -41,12 +41,17 @@ pub fn fuzz(args: &[String]) -> Result<()> {
 }
 
 /// Static and position independent: it starts faster, and nothing of the host's libraries is mapped into a shim. Its
-/// own profile directory keeps these flags from rebuilding everything else.
-fn runtime() -> Result<()> {
+/// own profile directory, which is returned, keeps these flags from rebuilding everything else.
+fn runtime(profile: Profile) -> Result<PathBuf> {
+    let name = match profile {
+        Profile::Debug => "runtime-checked",
+        Profile::Release => "runtime",
+    };
     run(cargo()
-        .args(["build", "--quiet", "-p", "corten-runtime", "--bin", "corten-runtime", "--profile", "runtime"])
+        .args(["build", "--quiet", "-p", "corten-runtime", "--bin", "corten-runtime", "--profile", name])
         .args(["--target", TRIPLE])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static"))
+        .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+    Ok(target().join(TRIPLE).join(name))
 }
 
 /// Replaces by rename, so that a running daemon of the same path is not disturbed.
@@ -60,8 +65,7 @@ fn install(program: &Path, dist: &Path) -> Result<()> {
 /// Runs the benchmark with a release build. The runtime alone (`raw`) needs nothing but the runtime.
 pub fn bench(args: &[String]) -> Result<()> {
     if args.first().is_some_and(|a| a == "raw") {
-        runtime()?;
-        let place = target().join(TRIPLE).join("runtime");
+        let place = runtime(Profile::Release)?;
         return run(cargo()
             .args(["run", "--quiet", "-p", "corten-bench", "--"])
             .args(args)

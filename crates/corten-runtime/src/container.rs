@@ -8,30 +8,41 @@
 //!      ── joined ─────────────────────────▶  go on
 //!    wait on the report socket
 //!      ◀── terminal's master ───────────────                                   (setup)
-//!      ◀── StepError as JSON: it failed                                        (report)
+//!      ◀── a record of what failed                                             (failure)
 //!      ◀── end of file: execve happened ──── limits, user, seccomp, exec       (become)
 //! ```
 //!
 //! Moving a process into a v1 group waits for the kernel's other processors (milliseconds), so that the parent
 //! does it while the child makes its mounts.
 //!
-//! INVARIANT: the caller has one thread, because the child runs ordinary code after the clone.
+//! Everything that takes memory is done before the clone ([`setup::First::of`] and what it calls): paths as the kernel
+//! takes them, argument and environment arrays, tables of ids, recipes for file systems, the filter, and room for what is
+//! read inside. The child makes system calls. Where one fails it sends a record of fixed size ([`failure`]), and who
+//! made it puts that into words. A build with debug assertions ends a child that asks for memory all the same
+//! ([`corten_sys::allocation`]); the two exceptions say `permit`: hooks, and the last words of one whose program cannot be
+//! executed.
+//!
+//! INVARIANT: the caller has one thread, because the child shares its locks' states.
 
 mod attributes;
 mod become_program;
 mod copy_up;
 mod devices;
+pub(crate) mod failure;
 pub(crate) mod hooks;
 pub(crate) mod labels;
 mod namespaces;
 pub(crate) mod notify;
 pub(crate) mod options;
 mod rootfs;
+mod settings;
 mod setup;
 mod sources;
 mod stage;
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use corten_sys::process::{self, Child, namespace};
 use corten_sys::seqpacket;
@@ -41,8 +52,10 @@ use corten_wire::shim::{Rootfs, UserSpec};
 use crate::cgroup::Cgroup;
 use crate::fault::StepError;
 use crate::seccomp::Program;
-use namespaces::{Namespaces, differs, own_pid_namespace, restore_pid};
+use failure::{Failure, Names};
+use namespaces::{Namespaces, own_pid_namespace, restore_pid};
 use notify::Answers;
+use setup::{First, Further};
 pub(crate) use sources::root as rootfs_tree;
 
 /// What a new container is made from.
@@ -148,8 +161,10 @@ mod report {
     pub(super) const TERMINAL: u8 = b'T';
     /// To the child: it is in its control groups.
     pub(super) const JOINED: u8 = b'J';
-    /// A [`super::StepError`] follows.
+    /// A [`super::failure::Failure`] follows.
     pub(super) const FAILED: u8 = b'E';
+    /// A [`super::StepError`] follows, from where words could be made.
+    pub(super) const TOLD: u8 = b'W';
     /// The namespaces exist and the mounts are made: hooks may run. Answered with the same.
     pub(super) const HOOKS: u8 = b'H';
     /// It waits at its door.
@@ -166,55 +181,58 @@ const MAX_REPORT: usize = 16 * 1024;
 pub(crate) fn launch(plan: &Plan<'_>) -> Result<Launched, StepError> {
     let linux = plan.spec.linux.as_ref();
     labels::check(plan.process, linux.map_or("", |l| &l.mount_label))?;
-    attributes::check(plan.process, linux)?;
     let namespaces = Namespaces::of(plan.spec)?;
+    let names = Names { spec: Some(plan.spec), process: plan.process, user: plan.user };
     let (ours, theirs) = streams(plan.process, plan.stdin, plan.alone.is_some())?;
     let members = plan.cgroup.membership_files().map_err(group_error)?;
     let into = plan.cgroup.directory().map_err(group_error)?;
-    let (report, child_report) = seqpacket::pair().map_err(|e| StepError::os("socket", "socketpair", &e))?;
     let into = into.as_ref().map(AsFd::as_fd);
-    let first = |sources, socket: BorrowedFd<'_>| {
-        setup::in_child(socket, || setup::container(plan, &namespaces, sources, theirs, socket))
-    };
+    let mut first = First::of(plan, &namespaces, theirs)?;
+    let (report, child_report) = seqpacket::pair().map_err(|e| StepError::os("socket", "socketpair", &e))?;
     let child = if namespaces.staged() {
-        let reports = (child_report, report.as_fd());
-        let child = stage::clone(plan, &namespaces, into, reports, |s, socket| first(Some(s), socket))?;
+        let child = stage::clone(&mut first, into, (child_report, report.as_fd()), names)?;
         if namespaces.user.is_some() {
             favours(&child, child.pid, plan.process, ours.as_ref())?;
         }
         child
     } else {
         let restore = namespaces.enter_pid()?;
-        let child = process::clone_process(namespaces.new, into, || first(None, child_report.as_fd()));
+        let child = process::clone_process(namespaces.new, into, || {
+            setup::in_child(child_report.as_fd(), || first.run(child_report.as_fd()))
+        });
         restore_pid(restore)?;
         drop(child_report);
         child.map_err(|e| StepError::os("clone", "clone3", &e))?
     };
+    // Its streams' other ends: only when the child is the last to have them is their end seen.
+    drop(first);
     join(&child, &members, report.as_fd())?;
-    finish(child, ours, report.as_fd(), plan.alone, plan.answers)
+    finish(child, ours, report.as_fd(), plan.alone, plan.answers, names)
 }
 
 /// Starts a further process in the container of `plan.init`.
 pub(crate) fn exec(plan: &ExecPlan<'_>) -> Result<Launched, StepError> {
     labels::check(plan.process, "")?;
-    attributes::check(plan.process, plan.linux)?;
+    let names = Names { spec: None, process: plan.process, user: plan.user };
     let (ours, theirs) = streams(plan.process, plan.stdin, plan.alone.is_some())?;
     let members = plan.cgroup.membership_files().map_err(group_error)?;
     let into = plan.cgroup.directory().map_err(group_error)?;
+    let mut further = Further::of(plan, theirs)?;
     let (report, child_report) = seqpacket::pair().map_err(|e| StepError::os("socket", "socketpair", &e))?;
     let restore = own_pid_namespace()?;
     process::enter(plan.init, namespace::PID).map_err(|e| StepError::os("setns", "setns pid", &e))?;
     let child = process::clone_process(0, into.as_ref().map(AsFd::as_fd), || {
-        setup::in_child(child_report.as_fd(), || setup::exec(plan, theirs, child_report.as_fd()))
+        setup::in_child(child_report.as_fd(), || further.run(child_report.as_fd()))
     });
     restore_pid(Some(restore))?;
     let child = child.map_err(|e| StepError::os("clone", "clone3", &e))?;
     drop(child_report);
-    if differs(plan.init_pid, "user") {
+    if further.other_users {
         favours(&child, plan.init_pid, plan.process, ours.as_ref())?;
     }
+    drop(further);
     join(&child, &members, report.as_fd())?;
-    finish(child, ours, report.as_fd(), plan.alone, plan.answers)
+    finish(child, ours, report.as_fd(), plan.alone, plan.answers, names)
 }
 
 /// Does for a process of another user namespace what it may not do itself. `owners` is a process whose mappings say
@@ -272,6 +290,7 @@ fn finish(
     report: BorrowedFd<'_>,
     alone: Option<&Alone<'_>>,
     answers: Option<&Answers<'_>>,
+    names: Names<'_>,
 ) -> Result<Launched, StepError> {
     if let Some(alone) = alone {
         (alone.born)(child.pid).map_err(|e| abandon(&child, e))?;
@@ -299,9 +318,9 @@ fn finish(
                 // Nobody to tell: its end is noticed by the next read.
                 seqpacket::send(report, &[report::HOOKS], &[], true).ok();
             }
-            Some((_, text)) => {
+            Some((&kind, text)) => {
                 process::wait(child.pidfd.as_fd()).ok();
-                return Err(failure(text));
+                return Err(reported(kind, text, names));
             }
         }
     }
@@ -312,8 +331,19 @@ fn finish(
     Ok(Launched { child, stdio })
 }
 
-fn failure(text: &[u8]) -> StepError {
-    serde_json::from_slice(text).unwrap_or_else(|_| StepError::new("report", "unreadable report"))
+/// What a child says about its failure.
+fn reported(kind: u8, text: &[u8], names: Names<'_>) -> StepError {
+    let told = match kind {
+        report::FAILED => Failure::from_bytes(text).map(|f| names.words(f)),
+        _ => serde_json::from_slice(text).ok(),
+    };
+    told.unwrap_or_else(|| StepError::new("report", "unreadable report"))
+}
+
+/// A path as the kernel takes it.
+fn c_path(step: &str, path: &Path) -> Result<CString, StepError> {
+    CString::new(path.as_os_str().as_encoded_bytes())
+        .map_err(|e| StepError::os(step, path.display(), &e.into()))
 }
 
 /// Lets the first process `init` go that waits at the door behind `visitor`, and waits until it runs its program.
@@ -321,6 +351,7 @@ pub(crate) fn release(
     visitor: BorrowedFd<'_>,
     init: &Child,
     answers: Option<&Answers<'_>>,
+    names: Names<'_>,
 ) -> Result<(), StepError> {
     let mut buffer = vec![0; MAX_REPORT];
     loop {
@@ -337,7 +368,7 @@ pub(crate) fn release(
                     })?;
                 }
             }
-            Some((_, text)) => return Err(failure(text)),
+            Some((&kind, text)) => return Err(reported(kind, text, names)),
         }
     }
 }

@@ -62,7 +62,7 @@ pub fn users(bytes: &[u8]) {
     let mut next = || parts.next().unwrap_or_default().to_owned();
     let (passwd, group, user) = (next(), next(), next());
     let group_add: Vec<String> = parts.map(str::to_owned).collect();
-    if let Ok(identity) = user::look_up(&passwd, &group, &UserSpec { user, group_add }) {
+    if let Ok(identity) = user::look_up_in(&passwd, &group, &UserSpec { user, group_add }) {
         assert!(identity.uid <= i32::MAX as u32 && identity.groups.first() == Some(&identity.gid));
         assert!(identity.groups.len() <= 65_536);
     }

@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString};
 
-use corten_sys::process;
+use corten_sys::process::{self, Strings};
 use corten_sys::signal::SignalFd;
 use rustix::fs::{Access, FileType};
 
@@ -16,24 +16,25 @@ pub fn main(args: &[String]) -> i32 {
         CString::new([k.as_bytes(), b"=", v.as_bytes()].concat()).ok()
     };
     let env: Vec<CString> = std::env::vars_os().filter_map(variable).collect();
-    serve_program(&args.collect::<Vec<_>>(), &env)
+    serve_program(args.collect(), env)
 }
 
 /// Starts the program, and serves it until its end.
 /// Not for a process with more than one thread.
 #[must_use]
-pub fn serve_program(args: &[CString], env: &[CString]) -> i32 {
+pub fn serve_program(args: Vec<CString>, env: Vec<CString>) -> i32 {
     rustix::thread::set_name(c"docker-init").ok();
     let Some(name) = args.first() else { return 1 };
     let all: Vec<i32> = (1..=64).filter(|s| !KEPT.contains(s)).collect();
     let Ok(signals) = SignalFd::of(&all) else { return 1 };
-    let program = find(name, env);
+    let program = find(name, &env);
+    let (args, mut env) = (Strings::of(args), Strings::of(env));
     let child = process::clone_process(0, None, || {
         process::reset_signals();
         rustix::process::setpgid(None, None).ok();
         // On a terminal the program's group is the one in the foreground.
         rustix::termios::tcsetpgrp(rustix::stdio::stdin(), rustix::process::getpid()).ok();
-        process::exec(&program, args, env);
+        process::exec(&program, &args, &mut env, None);
         127
     });
     let Ok(child) = child else { return 1 };

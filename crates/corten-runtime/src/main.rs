@@ -1,6 +1,11 @@
 //! The program `corten-runtime`: shim, OCI runtime and in-container init. What it is is decided by its first
 //! argument, or by the name it is run under.
 
+// What a container's process may not do is checked wherever debug assertions are: in all tests.
+#[cfg(debug_assertions)]
+#[global_allocator]
+static ALLOCATOR: corten_sys::allocation::Guarded = corten_sys::allocation::Guarded;
+
 fn main() {
     let mut args = std::env::args_os().map(|a| a.to_string_lossy().into_owned());
     let name = args.next().unwrap_or_default();

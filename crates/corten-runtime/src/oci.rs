@@ -24,6 +24,7 @@ mod templates;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use corten_sys::process::Strings;
 use corten_sys::{caps, process};
 
 use crate::fault::{StepError, errno_text};
@@ -241,7 +242,7 @@ fn continue_as_copy(own: &Path) -> Result<std::convert::Infallible, OciError> {
         CString::new(name.into_vec())
     });
     let env = env.collect::<Result<Vec<_>, _>>().map_err(|e| fail()(e.into()))?;
-    Err(fail()(process::exec(&path, &args, &env)))
+    Err(fail()(process::exec(&path, &Strings::of(args), &mut Strings::of(env), None)))
 }
 
 fn absolute(path: impl AsRef<Path>) -> Result<PathBuf, OciError> {

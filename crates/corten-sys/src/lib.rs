@@ -1,5 +1,6 @@
 //! System calls as safe, RAII, synchronous functions; the only crate with unsafe code. No policy, no logging.
 
+pub mod allocation;
 pub mod bpf;
 pub mod caps;
 pub mod inherited;
@@ -19,3 +20,7 @@ pub mod shared;
 pub mod signal;
 pub mod users;
 pub mod writeback;
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: allocation::Guarded = allocation::Guarded;

@@ -2,11 +2,13 @@
 //! properties, and only then attached to a place that is itself a descriptor. Nothing here follows a path
 //! inside a container.
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
@@ -138,7 +140,7 @@ pub fn in_private_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> io::Res
 ///
 /// # Errors
 /// Those of open_tree(2).
-pub fn bind(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+pub fn bind(path: impl rustix::path::Arg, recursive: bool) -> io::Result<OwnedFd> {
     Ok(rustix::mount::open_tree(CWD, path, tree_flags(recursive))?)
 }
 
@@ -155,22 +157,57 @@ fn tree_flags(recursive: bool) -> OpenTreeFlags {
     if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
 }
 
-/// A new file system, detached. Options are `key=value` or `key`; `attributes` are bits of [`attr`].
+/// What a new file system is made from, ready for a process that has no memory to prepare it.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    fstype: CString,
+    source: CString,
+    options: Vec<(CString, Option<CString>)>,
+    attributes: u64,
+}
+
+impl Recipe {
+    /// Options are `key=value` or `key`; `attributes` are bits of [`attr`].
+    ///
+    /// # Errors
+    /// `InvalidInput` for a text with a NUL byte.
+    pub fn of(fstype: &str, source: &str, options: &[String], attributes: u64) -> io::Result<Self> {
+        let option = |text: &String| -> io::Result<(CString, Option<CString>)> {
+            Ok(match text.split_once('=') {
+                Some((key, value)) => (CString::new(key)?, Some(CString::new(value)?)),
+                None => (CString::new(text.as_str())?, None),
+            })
+        };
+        let options = options.iter().map(option).collect::<io::Result<_>>()?;
+        Ok(Self { fstype: CString::new(fstype)?, source: CString::new(source)?, options, attributes })
+    }
+
+    /// Makes it, detached.
+    ///
+    /// # Errors
+    /// Those of fsopen(2), fsconfig(2) (an option that it does not know is `EINVAL`) and fsmount(2).
+    pub fn make(&self) -> io::Result<OwnedFd> {
+        let context = rustix::mount::fsopen(self.fstype.as_c_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+        if !self.source.is_empty() {
+            rustix::mount::fsconfig_set_string(context.as_fd(), c"source", self.source.as_c_str())?;
+        }
+        for (key, value) in &self.options {
+            let key = key.as_c_str();
+            match value {
+                Some(value) => rustix::mount::fsconfig_set_string(context.as_fd(), key, value.as_c_str())?,
+                None => rustix::mount::fsconfig_set_flag(context.as_fd(), key)?,
+            }
+        }
+        finish(&context, self.attributes)
+    }
+}
+
+/// A new file system, detached, see [`Recipe`].
 ///
 /// # Errors
-/// Those of fsopen(2), fsconfig(2) (an option that it does not know is `EINVAL`) and fsmount(2).
+/// Those of [`Recipe::of`] and [`Recipe::make`].
 pub fn new(fstype: &str, source: &str, options: &[String], attributes: u64) -> io::Result<OwnedFd> {
-    let context = rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    if !source.is_empty() {
-        rustix::mount::fsconfig_set_string(context.as_fd(), "source", source)?;
-    }
-    for option in options {
-        match option.split_once('=') {
-            Some((key, value)) => rustix::mount::fsconfig_set_string(context.as_fd(), key, value)?,
-            None => rustix::mount::fsconfig_set_flag(context.as_fd(), option.as_str())?,
-        }
-    }
-    finish(&context, attributes)
+    Recipe::of(fstype, source, options, attributes)?.make()
 }
 
 fn finish(context: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
@@ -179,77 +216,99 @@ fn finish(context: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
     Ok(rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-/// Layers of an overlay.
-#[derive(Debug, Clone, Default)]
+/// Layers of an overlay. Long paths are named by descriptors when it is made, of which the list is kept here.
+#[derive(Debug)]
 pub struct Overlay {
-    /// Topmost first; at least one (two without `upper`).
-    pub lowers: Vec<PathBuf>,
-    /// Where writes go.
-    pub upper: Option<PathBuf>,
-    /// The overlay's own scratch directory, on the file system of `upper`.
-    pub work: Option<PathBuf>,
+    lowers: Vec<CString>,
+    upper: Option<(CString, CString)>,
+    keep: Vec<OwnedFd>,
+    /// For [`Overlay::make_at`].
+    options: Vec<u8>,
 }
 
-/// An overlay mount, detached: no mount table shows it until it is attached.
-///
-/// LINUX 6.5: one `lowerdir+` per layer. Older kernels answer `EINVAL`; use [`overlay_at`] then.
-///
-/// # Errors
-/// Those of fsconfig(2).
-pub fn overlay(layers: &Overlay) -> io::Result<OwnedFd> {
-    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(context.as_fd(), "source", "overlay")?;
-    let mut keep = Vec::new();
-    for lower in &layers.lowers {
-        rustix::mount::fsconfig_set_string(context.as_fd(), "lowerdir+", short(lower, &mut keep)?.as_path())?;
+/// mount(2) reads a page.
+const PAGE: usize = 4096;
+
+impl Overlay {
+    /// Of layers, topmost first (at least one, two without a place to write); of where writes go and the overlay's own
+    /// directory, on the same file system.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a path with a NUL byte.
+    pub fn of(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<Self> {
+        let text = |p: &Path| CString::new(p.as_os_str().as_bytes());
+        Ok(Self {
+            lowers: lowers.iter().map(|p| text(p)).collect::<Result<_, _>>()?,
+            upper: upper.map(|(u, w)| Ok::<_, io::Error>((text(u)?, text(w)?))).transpose()?,
+            keep: Vec::with_capacity(lowers.len() + 2),
+            options: Vec::with_capacity(PAGE),
+        })
     }
-    for (key, path) in [("upperdir", &layers.upper), ("workdir", &layers.work)] {
-        if let Some(path) = path {
-            rustix::mount::fsconfig_set_string(context.as_fd(), key, short(path, &mut keep)?.as_path())?;
+
+    /// Makes it, detached: no mount table shows it until it is attached.
+    ///
+    /// LINUX 6.5: one `lowerdir+` per layer. Older kernels answer `EINVAL`; use [`Overlay::make_at`] then.
+    ///
+    /// # Errors
+    /// Those of fsconfig(2).
+    pub fn make(&mut self) -> io::Result<OwnedFd> {
+        let context = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_set_string(context.as_fd(), c"source", c"overlay")?;
+        let keys = self.lowers.iter().map(|l| (c"lowerdir+", l));
+        let keys = keys.chain(self.upper.iter().flat_map(|(u, w)| [(c"upperdir", u), (c"workdir", w)]));
+        for (key, path) in keys {
+            // fsconfig(2) takes values of up to 255 bytes.
+            if path.as_bytes().len() < 256 {
+                rustix::mount::fsconfig_set_string(context.as_fd(), key, path.as_c_str())?;
+            } else {
+                let name = by_descriptor(path, &mut self.keep)?;
+                rustix::mount::fsconfig_set_string(context.as_fd(), key, name.as_bytes())?;
+            }
         }
+        if !crate::users::initial() {
+            rustix::mount::fsconfig_set_flag(context.as_fd(), c"userxattr")?;
+        }
+        finish(&context, 0)
     }
-    if !crate::users::initial() {
-        rustix::mount::fsconfig_set_flag(context.as_fd(), "userxattr")?;
+
+    /// Mounts it at `target` by mount(2), for kernels without `lowerdir+`.
+    ///
+    /// # Errors
+    /// Those of mount(2); `E2BIG` for more layers than it takes.
+    pub fn make_at(&mut self, target: &CStr) -> io::Result<()> {
+        let Self { lowers, upper, keep, options } = self;
+        options.clear();
+        let keys = lowers.iter().enumerate().map(|(i, l)| (if i == 0 { "lowerdir=" } else { ":" }, l));
+        let keys = keys.chain(upper.iter().flat_map(|(u, w)| [(",upperdir=", u), (",workdir=", w)]));
+        for (key, path) in keys {
+            let name = by_descriptor(path, keep)?;
+            append(options, key.as_bytes())?;
+            append(options, name.as_bytes())?;
+        }
+        if !crate::users::initial() {
+            append(options, b",userxattr")?;
+        }
+        append(options, b"\0")?;
+        let options = CStr::from_bytes_with_nul(options).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let flags = rustix::mount::MountFlags::empty();
+        Ok(rustix::mount::mount(c"overlay", target, c"overlay", flags, options)?)
     }
-    finish(&context, 0)
 }
 
-/// fsconfig(2) takes values of up to 255 bytes: a longer path is named by a descriptor.
-fn short(path: &Path, keep: &mut Vec<OwnedFd>) -> io::Result<PathBuf> {
-    if path.as_os_str().as_bytes().len() < 256 { Ok(path.to_owned()) } else { by_descriptor(path, keep) }
+/// Fills what room there is, and asks for none.
+fn append(to: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
+    if to.capacity() - to.len() < bytes.len() {
+        return Err(rustix::io::Errno::TOOBIG.into());
+    }
+    to.extend_from_slice(bytes);
+    Ok(())
 }
 
-fn by_descriptor(path: &Path, keep: &mut Vec<OwnedFd>) -> io::Result<PathBuf> {
+fn by_descriptor(path: &CStr, keep: &mut Vec<OwnedFd>) -> io::Result<path::OfDescriptor> {
     let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let name = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let name = path::OfDescriptor::new(fd.as_fd());
     keep.push(fd);
     Ok(name)
-}
-
-/// An overlay mounted by mount(2) at `target`, for kernels without `lowerdir+`.
-///
-/// # Errors
-/// Those of mount(2).
-pub fn overlay_at(layers: &Overlay, target: &Path) -> io::Result<()> {
-    let mut keep = Vec::new();
-    let mut options = String::from("lowerdir=");
-    for (i, lower) in layers.lowers.iter().enumerate() {
-        if i > 0 {
-            options.push(':');
-        }
-        options.push_str(&by_descriptor(lower, &mut keep)?.to_string_lossy());
-    }
-    for (key, path) in [("upperdir", &layers.upper), ("workdir", &layers.work)] {
-        if let Some(path) = path {
-            options.push_str(&format!(",{key}={}", by_descriptor(path, &mut keep)?.to_string_lossy()));
-        }
-    }
-    if !crate::users::initial() {
-        options.push_str(",userxattr");
-    }
-    let options = std::ffi::CString::new(options)?;
-    let flags = rustix::mount::MountFlags::empty();
-    Ok(rustix::mount::mount("overlay", target, "overlay", flags, options.as_c_str())?)
 }
 
 /// Attaches a detached mount on top of the file or directory behind `target`.

@@ -64,7 +64,8 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 }
 
 /// Copies the calling process into new namespaces (and, on cgroup v2, straight into a control group) and runs
-/// `child` in the copy, which ends with the code that it returns.
+/// `child` in the copy, which ends with the code that it returns. It has to make do with the memory that is there
+/// already, see [`crate::allocation::forbid`].
 ///
 /// INVARIANT: the caller has one thread. With more, the copy could find a lock (of the allocator, say) held by
 /// a thread that does not exist in it, and hang; it would not be unsound.
@@ -118,6 +119,7 @@ fn clone_flags(
         other => other?,
     };
     if pid == 0 {
+        crate::allocation::forbid();
         let code = child();
         exit_now(code);
     }
@@ -131,13 +133,59 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Runs a program in place of this one; returns only on failure.
-pub fn exec(program: &CStr, args: &[CString], env: &[CString]) -> io::Error {
-    let argv = pointers(args);
-    let envp = pointers(env);
+/// Strings as execve(2) takes them, made before there is a process to run them.
+#[derive(Debug)]
+pub struct Strings {
+    all: Vec<CString>,
+    /// One for each, one for what [`exec`] adds, and the end.
+    addresses: Vec<usize>,
+}
+
+impl Strings {
+    /// Of these.
+    #[must_use]
+    pub fn of(all: Vec<CString>) -> Self {
+        // A string stays where it is when the list of them moves.
+        let addresses = all.iter().map(|s| s.as_ptr() as usize).chain([0, 0]).collect();
+        Self { all, addresses }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> &[CString] {
+        &self.all
+    }
+}
+
+/// Runs a program in place of this one; returns only on failure. `more` is a further variable of its environment.
+pub fn exec(program: &CStr, args: &Strings, env: &mut Strings, more: Option<&CStr>) -> io::Error {
+    env.addresses[env.all.len()] = more.map_or(0, |m| m.as_ptr() as usize);
+    let (argv, envp) = (args.addresses.as_ptr(), env.addresses.as_ptr());
     // SAFETY: both arrays end with a null pointer and point to NUL-terminated strings that outlive the call.
-    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    unsafe { libc::execve(program.as_ptr(), argv.cast(), envp.cast()) };
+    env.addresses[env.all.len()] = 0;
     io::Error::last_os_error()
+}
+
+/// Sets the supplementary groups of the calling thread.
+///
+/// # Errors
+/// Those of setgroups(2).
+pub fn set_groups(all: &[u32]) -> io::Result<()> {
+    // SAFETY: the pointer covers the given number of ids and lives during the call.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, all.len(), all.as_ptr()) })?;
+    Ok(())
+}
+
+/// Whether the working directory lies below the root directory: the kernel marks one that does not.
+///
+/// # Errors
+/// Those of getcwd(2).
+pub fn directory_is_inside() -> io::Result<bool> {
+    let mut path = [0u8; 4096];
+    // SAFETY: the pointer covers the given length and lives during the call.
+    check(unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) })?;
+    Ok(path[0] == b'/')
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {

@@ -1,67 +1,81 @@
 //! Properties of a process that have a system call each: scheduling, processors, memory nodes, personality, keyring.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 
 use corten_sys::sched::{self, Policy};
 use corten_wire::oci_runtime::{IoPriority, Linux, MemoryPolicy, Personality, Process, Scheduler};
 
+use super::failure::{Outcome, Step, of};
 use crate::fault::StepError;
 
-/// Applies what the configuration says. Afterwards the process may not be permitted to do it any more.
-pub(super) fn apply(process: &Process, linux: Option<&Linux>) -> Result<(), StepError> {
-    if let Some(wanted) = &process.scheduler {
-        sched::set_policy(policy(wanted)?)
-            .map_err(|e| StepError::os("scheduler", "error setting scheduler", &e))?;
-    }
-    if let Some(wanted) = &process.io_priority {
-        let (class, priority) = io_priority(wanted)?;
-        sched::set_io_priority(class, priority)
-            .map_err(|e| StepError::os("scheduler", "failed to set io priority", &e))?;
-    }
-    if let Some(wanted) = linux.and_then(|l| l.memory_policy.as_ref()) {
-        let (mode, nodes) = memory_policy(wanted)?;
-        sched::set_memory_policy(mode, &nodes)
-            .map_err(|e| StepError::os("memory", "failed to set memory policy", &e))?;
-    }
-    if let Some(wanted) = linux.and_then(|l| l.personality.as_ref()) {
-        sched::set_personality(domain(wanted)?)
-            .map_err(|e| StepError::os("personality", "failed to set personality", &e))?;
-    }
-    Ok(())
+/// All of them, checked and in the kernel's numbers.
+#[derive(Debug)]
+pub(super) struct Attributes {
+    scheduler: Option<Policy>,
+    io_priority: Option<(u32, u32)>,
+    memory_policy: Option<(u32, Vec<u64>)>,
+    personality: Option<u32>,
+    /// Where a further process runs before it executes its program, and from then on.
+    pub(super) processors: [Vec<u64>; 2],
 }
 
-/// Says before anything is made what could not be applied.
-pub(super) fn check(process: &Process, linux: Option<&Linux>) -> Result<(), StepError> {
-    process.scheduler.as_ref().map(policy).transpose()?;
-    process.io_priority.as_ref().map(io_priority).transpose()?;
-    linux.and_then(|l| l.memory_policy.as_ref()).map(memory_policy).transpose()?;
-    linux.and_then(|l| l.personality.as_ref()).map(domain).transpose()?;
-    if let Some(wanted) = &process.exec_cpu_affinity {
-        set_of(&wanted.initial)?;
-        set_of(&wanted.last)?;
+impl Attributes {
+    /// Says before anything is made what could not be applied.
+    pub(super) fn of(process: &Process, linux: Option<&Linux>) -> Result<Self, StepError> {
+        let affinity = process.exec_cpu_affinity.as_ref();
+        Ok(Self {
+            scheduler: process.scheduler.as_ref().map(policy).transpose()?,
+            io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
+            memory_policy: linux.and_then(|l| l.memory_policy.as_ref()).map(memory_policy).transpose()?,
+            personality: linux.and_then(|l| l.personality.as_ref()).map(domain).transpose()?,
+            processors: [
+                set_of(affinity.map_or("", |a| &a.initial))?,
+                set_of(affinity.map_or("", |a| &a.last))?,
+            ],
+        })
     }
-    Ok(())
+
+    /// Applies what the configuration says. Afterwards the process may not be permitted to do it any more.
+    pub(super) fn apply(&self) -> Outcome {
+        if let Some(wanted) = self.scheduler {
+            sched::set_policy(wanted).map_err(of(Step::Scheduler))?;
+        }
+        if let Some((class, priority)) = self.io_priority {
+            sched::set_io_priority(class, priority).map_err(of(Step::IoPriority))?;
+        }
+        if let Some((mode, nodes)) = &self.memory_policy {
+            sched::set_memory_policy(*mode, nodes).map_err(of(Step::MemoryPolicy))?;
+        }
+        if let Some(domain) = self.personality {
+            sched::set_personality(domain).map_err(of(Step::Personality))?;
+        }
+        Ok(())
+    }
 }
 
-/// Lets this process run on a list of processors only; an empty list changes nothing.
-pub(super) fn run_on(list: &str) -> Result<(), StepError> {
-    let all = set_of(list)?;
-    if all.is_empty() {
+/// Lets this process run on these processors only; none at all changes nothing.
+pub(super) fn run_on(processors: &[u64]) -> Outcome {
+    if processors.is_empty() {
         return Ok(());
     }
-    sched::set_processors(&all).map_err(|e| StepError::os("affinity", "error setting CPU affinity", &e))
+    sched::set_processors(processors).map_err(of(Step::Affinity))
+}
+
+/// The name of a container's session keyring.
+pub(super) fn keyring(container: Option<&str>) -> Result<Option<CString>, StepError> {
+    let name = container.map(|id| CString::new(format!("_ses.{id}"))).transpose();
+    name.map_err(|_| StepError::new("keyring", "the id has a NUL byte"))
 }
 
 /// Gives this process the container's own session keyring, so that it does not have its creator's. To be called while
 /// it is still of the host: others may have few keys.
-pub(super) fn join_keyring(container: &str) -> Result<(), StepError> {
-    let name = CString::new(format!("_ses.{container}"))
-        .map_err(|_| StepError::new("keyring", "the id has a NUL byte"))?;
-    match sched::join_keyring(&name) {
+pub(super) fn join_keyring(name: Option<&CStr>) -> Outcome {
+    let Some(name) = name else { return Ok(()) };
+    match sched::join_keyring(name) {
         // A kernel without keys has nothing to separate.
         Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
-        other => other.map_err(|e| StepError::os("keyring", "unable to create session key", &e)),
+        other => other.map_err(of(Step::Keyring)),
     }
 }
 

@@ -1,14 +1,15 @@
 //! `tmpcopyup`: a new tmpfs begins with what the image has in its place.
 //!
 //! Every name is looked up by itself beneath a descriptor and no link is followed, so that the copy stays within the
-//! directory whatever is in it.
+//! directory whatever is in it. It is done by a process that may not ask for memory: what is needed is on the stack.
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, Uid};
 
 /// Nesting that is followed.
 const MAX_DEPTH: usize = 128;
@@ -28,7 +29,9 @@ fn descend(from: &File, to: &File, depth: usize) -> io::Result<()> {
     if depth > MAX_DEPTH {
         return Err(io::Error::from_raw_os_error(rustix::io::Errno::NAMETOOLONG.raw_os_error()));
     }
-    for entry in Dir::read_from(from)? {
+    let mut room = [const { MaybeUninit::uninit() }; 4096];
+    let mut entries = RawDir::new(from, &mut room);
+    while let Some(entry) = entries.next() {
         let entry = entry?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
@@ -55,8 +58,11 @@ fn one(from: &File, to: &File, name: &CStr, depth: usize) -> io::Result<()> {
             io::copy(&mut source, &mut copy)?;
         }
         FileType::Symlink => {
-            let target = rustix::fs::readlinkat(from, name, Vec::new())?;
-            rustix::fs::symlinkat(target.as_c_str(), to, name)?;
+            let mut target = [0; 4096];
+            let length = rustix::fs::readlinkat_raw(from, name, &mut target)?;
+            // The rest of the room is zeros.
+            let target = CStr::from_bytes_until_nul(&target).ok().filter(|t| t.count_bytes() == length);
+            rustix::fs::symlinkat(target.ok_or(rustix::io::Errno::NAMETOOLONG)?, to, name)?;
         }
         _ => rustix::fs::mknodat(to, name, kind, mode, stat.st_rdev)?,
     }

@@ -5,15 +5,16 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
-use corten_sys::process;
+use corten_sys::{allocation, process, seqpacket};
 use corten_wire::oci_runtime::{Hook, State};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Alone;
+use super::failure::{Failure, Outcome, Step};
 use crate::fault::{StepError, errno_text};
 
 /// How much of a failed hook's output its error shows.
@@ -44,6 +45,32 @@ pub(crate) fn run(
             .map_err(|reason| StepError::new("hooks", format!("error running {kind} hook #{i}: {reason}")))?;
     }
     Ok(())
+}
+
+/// As [`run`], in the process that becomes the container's. Making a process with its streams takes memory, so that
+/// this, which only the OCI command line does, is where that process may have some; and what a hook wrote before it
+/// failed is reported in full.
+pub(super) fn run_inside(
+    kind: &str,
+    hooks: &[Hook],
+    state: &State,
+    (pid, status): (i32, &str),
+    env: Option<&[String]>,
+    report: BorrowedFd<'_>,
+) -> Outcome {
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    allocation::permit(|| {
+        run(kind, hooks, state, pid, status, env).map_err(|error| {
+            let mut message = vec![super::report::TOLD];
+            if serde_json::to_writer(&mut message, &error).is_ok() {
+                message.truncate(super::MAX_REPORT);
+                seqpacket::send(report, &message, &[], true).ok();
+            }
+            Failure::plain(Step::Hooks)
+        })
+    })
 }
 
 fn one(hook: &Hook, state: &[u8], env: Option<&[String]>) -> Result<(), String> {

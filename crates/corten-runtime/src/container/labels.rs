@@ -3,19 +3,28 @@
 //! The files to write to are opened on the host's /proc, before anything of the container's could stand in their
 //! place (CVE-2025-52881), and written just before the program is executed.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use corten_wire::oci_runtime::Process;
+use rustix::fs::{Mode, OFlags};
 
+use super::failure::{Outcome, Step, of};
 use crate::fault::StepError;
 
 /// What this process is to be executed under.
 #[derive(Debug, Default)]
 pub(super) struct Labels {
-    apparmor: Option<(File, String)>,
-    selinux: Option<(File, String)>,
+    apparmor: Option<Label>,
+    selinux: Option<Label>,
+}
+
+/// A label, and where to write it.
+#[derive(Debug)]
+struct Label {
+    text: String,
+    file: Option<OwnedFd>,
 }
 
 /// The kernel confines with AppArmor.
@@ -42,33 +51,38 @@ pub(super) fn check(process: &Process, mount_label: &str) -> Result<(), StepErro
 }
 
 impl Labels {
-    /// Opens what [`Labels::apply`] writes to; /proc is the host's still.
-    pub(super) fn open(process: &Process) -> Result<Self, StepError> {
-        let open = |path: &str| File::options().write(true).open(path);
-        let fail = |e: io::Error| StepError::os("label", "open /proc/thread-self/attr", &e);
-        let mut all = Self::default();
+    pub(super) fn of(process: &Process) -> Self {
+        let label = |text: String| Label { text, file: None };
         let profile = &process.apparmor_profile;
-        if !profile.is_empty() && has_apparmor() {
-            // LINUX 5.8: before, all modules share one file.
-            let file =
-                open("/proc/thread-self/attr/apparmor/exec").or_else(|_| open("/proc/thread-self/attr/exec"));
-            all.apparmor = Some((file.map_err(fail)?, format!("exec {profile}")));
+        let confined = !profile.is_empty() && has_apparmor();
+        Self {
+            apparmor: confined.then(|| label(format!("exec {profile}"))),
+            selinux: (!process.selinux_label.is_empty()).then(|| label(process.selinux_label.clone())),
         }
-        if !process.selinux_label.is_empty() {
-            let file = open("/proc/thread-self/attr/exec").map_err(fail)?;
-            all.selinux = Some((file, process.selinux_label.clone()));
-        }
-        Ok(all)
     }
 
-    pub(super) fn apply(&self) -> Result<(), StepError> {
-        if let Some((mut file, text)) = self.apparmor.as_ref().map(|(f, t)| (f, t)) {
-            file.write_all(text.as_bytes())
-                .map_err(|e| StepError::os("label", "unable to apply apparmor profile", &e))?;
+    /// Opens what [`Labels::apply`] writes to; /proc is the host's still.
+    pub(super) fn open(&mut self) -> Outcome {
+        let open = |path| rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        if let Some(label) = &mut self.apparmor {
+            // LINUX 5.8: before, all modules share one file.
+            let file = open(c"/proc/thread-self/attr/apparmor/exec");
+            let file = file.or_else(|_| open(c"/proc/thread-self/attr/exec"));
+            label.file = Some(file.map_err(of(Step::LabelFiles))?);
         }
-        if let Some((mut file, text)) = self.selinux.as_ref().map(|(f, t)| (f, t)) {
-            file.write_all(text.as_bytes())
-                .map_err(|e| StepError::os("label", "unable to set process label", &e))?;
+        if let Some(label) = &mut self.selinux {
+            label.file = Some(open(c"/proc/thread-self/attr/exec").map_err(of(Step::LabelFiles))?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply(&self) -> Outcome {
+        for (label, step) in [(&self.apparmor, Step::AppArmor), (&self.selinux, Step::SeLinux)] {
+            let Some(Label { text, file: Some(file) }) = label else { continue };
+            match rustix::io::write(file, text.as_bytes()).map_err(of(step))? {
+                n if n == text.len() => {}
+                _ => return Err(of(step)(io::Error::from(io::ErrorKind::WriteZero))),
+            }
         }
         Ok(())
     }

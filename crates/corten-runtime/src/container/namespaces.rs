@@ -92,6 +92,11 @@ impl Namespaces {
         self.new & namespace::MOUNT != 0
     }
 
+    /// It is in a network namespace that its own root does not own.
+    pub(super) fn keeps_network(&self) -> bool {
+        self.user.is_some() && self.new & namespace::NET == 0
+    }
+
     /// The first process cannot be made straight by its creator, see [`super::stage`].
     pub(super) fn staged(&self) -> bool {
         self.user.is_some() || self.clocks.is_some()

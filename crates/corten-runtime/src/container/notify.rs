@@ -21,6 +21,7 @@ use corten_sys::{process, seqpacket};
 use corten_wire::oci_runtime::{ContainerProcessState, State};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::failure::{Failure, Outcome, Step, of};
 use super::report;
 use crate::fault::StepError;
 use crate::seccomp::{Listener, Program};
@@ -49,23 +50,23 @@ fn fail(what: &str) -> impl Fn(io::Error) -> StepError {
 }
 
 /// Installs the filter of this process.
-pub(super) fn install(filter: &Program, socket: BorrowedFd<'_>) -> Result<(), StepError> {
+pub(super) fn install(filter: &Program, socket: BorrowedFd<'_>) -> Outcome {
     let page = match &filter.listener {
         Some(_) => {
-            let page = Shared::new().map_err(fail("shared page"))?;
-            seqpacket::send(socket, &[report::LISTENER], &[page.as_fd()], true).map_err(fail("report"))?;
+            let page = Shared::new().map_err(of(Step::FilterPage))?;
+            seqpacket::send(socket, &[report::LISTENER], &[page.as_fd()], true)
+                .map_err(of(Step::FilterReport))?;
             Some(page)
         }
         None => None,
     };
-    let asks = corten_sys::seccomp::install(&filter.instructions, filter.flags)
-        .map_err(|e| StepError::os("seccomp", "unable to init seccomp", &e))?;
+    let asks = corten_sys::seccomp::install(&filter.instructions, filter.flags).map_err(of(Step::Filter))?;
     let (Some(asks), Some(page)) = (asks, page) else { return Ok(()) };
     let number = u32::try_from(asks.as_raw_fd()).unwrap_or_default();
     let heard = page.say(number, PATIENCE * 2);
     // Closed by the program's start; closing and unmapping are system calls.
     std::mem::forget((asks, page));
-    if heard { Ok(()) } else { Err(StepError::new("seccomp", "nobody took the listener's descriptor")) }
+    if heard { Ok(()) } else { Err(Failure::plain(Step::FilterUnheard)) }
 }
 
 /// Takes the descriptor of the process that sent `page`, and sends it on.

@@ -17,39 +17,41 @@
 //! container's root could not reach.
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use corten_sys::process::{self, Child, namespace};
 use corten_sys::seqpacket;
 use rustix::fs::{Mode, OFlags};
 
-use super::namespaces::{Clocks, Namespaces};
-use super::sources::Sources;
-use super::{Plan, report, setup};
+use super::failure::{Names, Outcome, Step, of};
+use super::namespaces::Clocks;
+use super::report;
+use super::settings::Settings;
+use super::setup::{self, Directory, First};
 use crate::fault::StepError;
 
-/// Makes the stage, which makes the first process; `first` is what that one does.
+/// Makes the stage, which makes the first process.
 pub(super) fn clone(
-    plan: &Plan<'_>,
-    namespaces: &Namespaces,
+    first: &mut First<'_>,
     into: Option<BorrowedFd<'_>>,
     reports: (OwnedFd, BorrowedFd<'_>),
-    first: impl FnOnce(Sources, BorrowedFd<'_>) -> i32,
+    names: Names<'_>,
 ) -> Result<Child, StepError> {
     let (child_report, report) = reports;
     let stage = process::clone_process(0, into, || {
         let socket = child_report.as_fd();
-        setup::in_child(socket, || run(plan, namespaces, socket, |sources| first(sources, socket)))
+        setup::in_child(socket, || run(first, socket))
     });
     drop(child_report);
     let stage = stage.map_err(|e| StepError::os("clone", "clone3", &e))?;
-    let child = born(report);
+    let child = born(report, names);
     process::wait(stage.pidfd.as_fd()).ok();
     child
 }
 
 /// Hears of the first process, or of what went wrong before it.
-fn born(report: BorrowedFd<'_>) -> Result<Child, StepError> {
+fn born(report: BorrowedFd<'_>, names: Names<'_>) -> Result<Child, StepError> {
     let (mut buffer, mut fds) = (vec![0; super::MAX_REPORT], Vec::new());
     let n = seqpacket::recv(report, &mut buffer, &mut fds, true)
         .map_err(|e| StepError::os("report", "read report", &e))?;
@@ -59,51 +61,50 @@ fn born(report: BorrowedFd<'_>) -> Result<Child, StepError> {
             let pid = pid.ok_or_else(|| StepError::new("report", "unreadable report"))?;
             Ok(Child { pid, pidfd })
         }
-        (Some((_, text)), _) => Err(super::failure(text)),
+        (Some((&kind, text)), _) => Err(super::reported(kind, text, names)),
         (None, _) => Err(StepError::new("report", "the process ended before it was set up")),
     }
 }
 
-fn run(
-    plan: &Plan<'_>,
-    namespaces: &Namespaces,
-    socket: BorrowedFd<'_>,
-    first: impl FnOnce(Sources) -> i32,
-) -> Result<Infallible, StepError> {
-    if let Some(id) = plan.keyring {
-        super::attributes::join_keyring(id)?;
-    }
-    let enter = |fd: &OwnedFd, kind| {
-        process::enter(fd.as_fd(), kind).map_err(|e| StepError::os("setns", "join namespace", &e))
-    };
+fn run(first: &mut First<'_>, socket: BorrowedFd<'_>) -> Outcome<Infallible> {
+    let namespaces = first.namespaces;
+    super::attributes::join_keyring(first.keyring.as_deref())?;
+    let enter = |fd: &OwnedFd, kind, step| process::enter(fd.as_fd(), kind).map_err(of(step));
     for (fd, kind) in &namespaces.join {
-        enter(fd, *kind)?;
+        enter(fd, *kind, Step::Join)?;
     }
-    namespaces.enter_pid()?;
-    if namespaces.user.is_some() && namespaces.new & namespace::NET == 0 {
-        network_settings(plan)?;
+    if let Some(pid) = &namespaces.pid {
+        enter(pid, namespace::PID, Step::Join)?;
     }
-    let sources = Sources::open(plan, namespaces)?;
+    network_settings(&first.outer_settings)?;
+    let users = namespaces.user.as_ref();
+    if let Directory::Own(root) = &mut first.root {
+        root.make_outside(users.map(AsFd::as_fd))?;
+    }
     match &namespaces.clocks {
-        Some(Clocks::Join(fd)) => enter(fd, namespace::TIME)?,
+        Some(Clocks::Join(fd)) => enter(fd, namespace::TIME, Step::Join)?,
         Some(Clocks::New(offsets)) => {
-            let fail = |e: std::io::Error| StepError::os("namespace", "set time offsets", &e);
-            process::unshare(namespace::TIME).map_err(fail)?;
+            process::unshare(namespace::TIME).map_err(of(Step::Clocks))?;
             if !offsets.is_empty() {
-                std::fs::write("/proc/self/timens_offsets", offsets).map_err(fail)?;
+                let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+                let file = rustix::fs::open(c"/proc/self/timens_offsets", flags, Mode::empty());
+                rustix::io::write(file.map_err(of(Step::Clocks))?, offsets.as_bytes())
+                    .map_err(of(Step::Clocks))?;
             }
         }
         None => {}
     }
-    if let Some(user) = &namespaces.user {
-        enter(user, namespace::USER)?;
+    if let Some(user) = users {
+        enter(user, namespace::USER, Step::Join)?;
     }
-    let child = process::clone_sibling(namespaces.new, || first(sources))
-        .map_err(|e| StepError::os("clone", "clone3", &e))?;
-    let mut message = vec![report::BORN];
-    message.extend_from_slice(child.pid.to_string().as_bytes());
-    seqpacket::send(socket, &message, &[child.pidfd.as_fd()], true)
-        .map_err(|e| StepError::os("report", "send report", &e))?;
+    let child = process::clone_sibling(namespaces.new, || setup::in_child(socket, || first.run(socket)))
+        .map_err(of(Step::Clone))?;
+    let mut message = [report::BORN; 12];
+    let mut rest = &mut message[1..];
+    // It fits: a number has ten digits at most.
+    write!(rest, "{}", child.pid).ok();
+    let length = 12 - rest.len();
+    seqpacket::send(socket, &message[..length], &[child.pidfd.as_fd()], true).map_err(of(Step::Report))?;
     process::exit_now(0);
 }
 
@@ -114,24 +115,21 @@ pub(super) fn is_of_network(name: &str) -> bool {
 
 /// Settings of a network namespace that the container's root will not own: through the host's /proc, which shows
 /// whoever looks their own.
-fn network_settings(plan: &Plan<'_>) -> Result<(), StepError> {
-    let all = plan.spec.linux.iter().flat_map(|l| &l.sysctl);
-    for (name, value) in all.filter(|(name, _)| is_of_network(name)) {
-        let fail = |e: std::io::Error| StepError::os("sysctl", format!("write sysctl key {name}"), &e);
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::open("/proc", flags, Mode::empty()).map_err(|e| fail(e.into()))?;
-        super::rootfs::write_setting(proc.as_fd(), name, value).map_err(fail)?;
+fn network_settings(all: &Settings) -> Outcome {
+    if all.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open(c"/proc", flags, Mode::empty()).map_err(of(Step::Sysctl))?;
+    all.write(Some(proc.as_fd()))
 }
 
 /// Becomes root of the user namespace that this process is in, and nobody of the host's any more.
-pub(super) fn become_root() -> Result<(), StepError> {
-    let fail =
-        |e: rustix::io::Errno| StepError::os("namespace", "become root of the user namespace", &e.into());
+pub(super) fn become_root() -> Outcome {
+    let fail = of::<rustix::io::Errno>(Step::BecomeRoot);
     let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
-    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(fail)?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(fail)?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(&fail)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(&fail)?;
     match rustix::thread::set_thread_groups(&[]) {
         // Where groups may not be set at all, there are none to get rid of that could be.
         Err(rustix::io::Errno::PERM) | Ok(()) => Ok(()),

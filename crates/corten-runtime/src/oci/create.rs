@@ -14,6 +14,7 @@ use super::foreground::{self, Terminal};
 use super::record::{Container, DOOR_NAME, Record, Status, remove, start_time};
 use super::{Context, OciError, absolute, config, listen_fds, preserved};
 use crate::cgroup::Cgroup;
+use crate::container::failure::Names;
 use crate::container::notify::Answers;
 use crate::container::{self, Alone, Launched, Plan, Stdio, hooks};
 use crate::fault::StepError;
@@ -68,7 +69,9 @@ pub(super) fn start(context: &Context, given: &Arguments) -> Result<(), OciError
         }
         _ => OciError::io("connect to the container's init")(e),
     })?;
-    let released = container::release(visitor.as_fd(), &init, answers.as_ref());
+    let process = container.record.spec.process.clone().unwrap_or_default();
+    let names = Names { spec: Some(&container.record.spec), process: &process, user: None };
+    let released = container::release(visitor.as_fd(), &init, answers.as_ref(), names);
     corten_base::fs::ensure_absent(&door).map_err(|e| OciError::refused(e.to_string()))?;
     released.map_err(|step| OciError::Step { verb: "start", step })?;
     poststart(&container);

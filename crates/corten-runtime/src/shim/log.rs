@@ -171,7 +171,7 @@ impl Log {
         if self.config.compress && !self.compressor.as_ref().is_some_and(runs) {
             let path = self.config.path.clone();
             // In a process of its own: it takes a while, and memory that the shim shall not keep.
-            let done = || i32::from(compress_all(&path).is_err());
+            let done = || corten_sys::allocation::permit(|| i32::from(compress_all(&path).is_err()));
             self.compressor = corten_sys::process::clone_process(0, None, done).ok();
         }
         if self.reopen().is_err() {

@@ -161,7 +161,7 @@ fn inside(go: &OwnedFd, line: &[CString], env: &[CString]) -> i32 {
     if let Err(e) = settle() {
         return super::complain(&format!("failed to start the rootless daemon: {e:#}"), 1);
     }
-    corten_runtime::init::serve_program(line, env)
+    corten_runtime::init::serve_program(line.to_vec(), env.to_vec())
 }
 
 /// Root, a session of its own, and a /proc that shows this PID namespace.
