@@ -1,14 +1,15 @@
 //! `cargo xtask cgroup2 [TESTS…]`: the runtime's tests in a small virtual machine with Debian's kernel, where the
-//! second version of control groups is all there is.
+//! second version of control groups is all there is, and criu works.
 //!
 //! ```text
-//!  Debian's linux-image ──▶ vmlinuz, overlay.ko ─┐
+//!  Debian's linux-image ──▶ vmlinuz, modules ────┐
 //!  test program, its libraries, corten-runtime, ─┼─▶ initramfs ─▶ qemu ─▶ serial console ─▶ the tests' own result
-//!  busybox, init                                 ┘
+//!  busybox, criu and its helpers, init           ┘
 //! ```
 //!
 //! Everything is emulated: slow, but the same everywhere.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,9 +24,42 @@ const NEEDS: &[(&str, &str)] = &[
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/cpio", "cpio"),
     ("/bin/busybox", "busybox-static"),
+    ("criu", "criu"),
+    ("iptables-restore", "iptables"),
+    ("/usr/bin/ip", "iproute2"),
+    ("depmod", "kmod"),
+];
+/// criu, and what it runs: it packs each tmpfs, writes down the network, and locks it meanwhile.
+const HELPERS: &[&str] = &[
+    "/usr/sbin/criu",
+    "/usr/bin/tar",
+    "/usr/bin/gzip",
+    "/usr/bin/ip",
+    "/usr/sbin/iptables-restore",
+    "/usr/sbin/ip6tables-restore",
+];
+/// Modules, by the beginnings of their names; those that they need come along.
+const MODULES: &[&str] = &[
+    // Asked for by name when nf_tables begins.
+    "crc32c_generic",
+    "overlay",
+    "unix_diag",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
+    "raw_diag",
+    "af_packet_diag",
+    "netlink_diag",
+    "nf_tables",
+    "nf_conntrack_netlink",
+    "nft_",
+    "xt_mark",
+    "veth",
+    "bridge",
+    "tun",
 ];
 /// What is run unless told.
-const TESTS: &[&str] = &["cgroup2::", "users::", "inside::", "lifecycle::", "attributes::"];
+const TESTS: &[&str] = &["cgroup2::", "users::", "inside::", "lifecycle::", "attributes::", "checkpoint::"];
 /// What the machine has not: a tmpfs that maps ids (Linux 6.3; everything there is on tmpfs), and a tun device.
 const SKIPPED: &[&str] = &[
     "users::a_bind_mount_shows_other_owners",
@@ -54,10 +88,12 @@ pub fn machine(tests: &[String], heard: &mut dyn FnMut(&str)) -> Result<bool> {
     boot(&kernel.join("vmlinuz"), &image, heard)
 }
 
-/// Debian's kernel and the modules that are needed, in a directory.
+/// Debian's kernel and the modules that are needed, in a directory. The modules are numbered in the order in which they
+/// can be loaded.
 fn kernel(place: &Path) -> Result<PathBuf> {
     let dir = place.join("kernel");
-    if dir.join("vmlinuz").exists() {
+    let modules = dir.join("modules");
+    if modules.exists() {
         return Ok(dir);
     }
     let tree = place.join("tree");
@@ -75,14 +111,52 @@ fn kernel(place: &Path) -> Result<PathBuf> {
     let archive = std::fs::read_dir(place)?.flatten().map(|e| e.path());
     let archive =
         archive.filter(|p| p.extension().is_some_and(|e| e == "deb")).max().context("no archive")?;
-    run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(&tree))?;
-    let find = |name: &str| capture(Command::new("find").arg(&tree).args(["-name", name]));
-    for (pattern, name) in [("overlay.ko*", "overlay.ko"), ("vmlinuz-*", "vmlinuz")] {
-        let found = find(pattern)?;
-        std::fs::copy(found.lines().next().with_context(|| format!("no {pattern}"))?, dir.join(name))?;
+    run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&tree))?;
+    std::fs::remove_file(archive)?;
+    let boot = tree.join("boot");
+    let image = std::fs::read_dir(&boot)?.flatten().map(|e| e.path());
+    let image = image.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-")));
+    std::fs::copy(image.max().context("no vmlinuz")?, dir.join("vmlinuz"))?;
+    let half = dir.join("modules.new");
+    std::fs::remove_dir_all(&half).ok();
+    std::fs::create_dir_all(&half)?;
+    for (number, module) in wanted_modules(&tree)?.iter().enumerate() {
+        let name = module.file_name().context("a module")?.to_string_lossy();
+        std::fs::copy(module, half.join(format!("{number:03}-{name}")))?;
     }
+    std::fs::rename(half, modules)?;
     std::fs::remove_dir_all(tree)?;
     Ok(dir)
+}
+
+/// Those of [`MODULES`] with all that they need, each after what it needs.
+fn wanted_modules(tree: &Path) -> Result<Vec<PathBuf>> {
+    // Since Debian 13 the package has them below usr.
+    let root = [tree.to_owned(), tree.join("usr")].into_iter().find(|t| t.join("lib/modules").exists());
+    let root = root.context("a package without modules")?;
+    let version = std::fs::read_dir(root.join("lib/modules"))?.flatten().next().context("no version")?;
+    run(Command::new("depmod").arg("-b").arg(&root).arg(version.file_name()))?;
+    let text = std::fs::read_to_string(version.path().join("modules.dep"))?;
+    let needs: BTreeMap<&str, Vec<&str>> = text
+        .lines()
+        .filter_map(|l| {
+            l.split_once(':').map(|(file, needs)| (file, needs.split_ascii_whitespace().collect()))
+        })
+        .collect();
+    let mut order = Vec::new();
+    for file in needs.keys() {
+        let name = file.rsplit('/').next().unwrap_or(file).replace('-', "_");
+        let name = name.split(".ko").next().unwrap_or_default();
+        if MODULES.iter().any(|m| if m.ends_with('_') { name.starts_with(m) } else { name == *m }) {
+            // depmod lists what a module needs, all of it, the last first.
+            for file in needs[file].iter().rev().chain([file]) {
+                if !order.contains(file) {
+                    order.push(file);
+                }
+            }
+        }
+    }
+    Ok(order.into_iter().map(|file| version.path().join(file)).collect())
 }
 
 /// The runtime's test program. It names corten-runtime by its path, so both keep theirs in the machine.
@@ -115,15 +189,27 @@ fn initramfs(place: &Path, kernel: &Path, program: &Path, tests: &[&str]) -> Res
         std::fs::create_dir_all(tree.join(dir))?;
     }
     put(Path::new("/bin/busybox"), Path::new("/bin/busybox"))?;
-    put(&kernel.join("overlay.ko"), Path::new("/overlay.ko"))?;
+    for module in std::fs::read_dir(kernel.join("modules"))?.flatten() {
+        put(&module.path(), &Path::new("/modules").join(module.file_name()))?;
+    }
     let runtime = target().join("debug").join("corten-runtime");
-    for program in [program, runtime.as_path()] {
+    let programs = [program, runtime.as_path()];
+    for program in programs.into_iter().chain(HELPERS.iter().map(Path::new)) {
         put(program, program)?;
         let libraries = capture(Command::new("ldd").arg(program))?;
         for library in libraries.split_ascii_whitespace().filter(|w| w.starts_with('/')) {
             put(Path::new(library), Path::new(library))?;
         }
+    }
+    for program in programs {
         run(Command::new("strip").arg(tree.join(program.strip_prefix("/").unwrap_or(program))))?;
+    }
+    for extension in ["libxt_mark.so", "libxt_standard.so"] {
+        let path =
+            PathBuf::from(format!("/usr/lib/{}-linux-gnu/xtables/{extension}", std::env::consts::ARCH));
+        if path.exists() {
+            put(&path, &path)?;
+        }
     }
     std::fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
     std::fs::write(tree.join("etc/group"), "root:x:0:\n")?;
@@ -144,12 +230,12 @@ fn script(program: &Path, tests: &[&str]) -> String {
     format!(
         "#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin
+export PATH=/bin:/usr/bin:/usr/sbin CORTEN_CRIU=works
 if [ ! -e /moved ]; then
-  mount -t proc proc /proc; insmod /overlay.ko; umount /proc
+  mount -t proc proc /proc; for m in /modules/*; do insmod $m; done; umount /proc
   mount -t tmpfs -o size=80%,mode=755 tmpfs /new
   for d in bin lib lib64 usr work root etc init target home; do [ -e /$d ] && cp -a /$d /new/; done
-  for d in /*; do [ -e /new$d ] || [ $d = /new ] || [ $d = /overlay.ko ] || cp -a $d /new/; done
+  for d in /*; do [ -e /new$d ] || [ $d = /new ] || [ $d = /modules ] || cp -a $d /new/; done
   touch /new/moved
   exec switch_root /new /init
 fi

@@ -211,6 +211,18 @@ impl Cgroup {
         self.hierarchies.iter().filter(|_| !self.is_v2()).map(open).collect()
     }
 
+    /// Moves a process that exists into the groups of every hierarchy.
+    pub(crate) fn adopt(&self, pid: i32) -> Result<(), CgroupError> {
+        self.hierarchies
+            .iter()
+            .try_for_each(|h| write_file(&h.group.join("cgroup.procs"), &[pid.to_string()]))
+    }
+
+    /// The directory whose processes can be frozen.
+    pub(crate) fn freezer(&self) -> Option<&Path> {
+        self.of("freezer")
+    }
+
     /// The one directory of v2, for making a process straight in it.
     pub(crate) fn directory(&self) -> Result<Option<OwnedFd>, CgroupError> {
         let Some(Hierarchy { group: path, .. }) = self.hierarchies.first().filter(|_| self.is_v2()) else {

@@ -5,11 +5,13 @@
 
 pub mod cgroup;
 mod channel;
+mod checkpoint;
 pub mod client;
 mod container;
 pub mod fault;
 pub mod fuzz;
 pub mod init;
+mod mounts;
 pub mod oci;
 pub mod seccomp;
 pub mod shim;

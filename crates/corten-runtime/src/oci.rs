@@ -11,6 +11,7 @@
 //! process live, is it frozen) is asked for each time. A process number is only believed with its start time.
 
 mod arguments;
+mod checkpoint;
 pub(crate) mod config;
 mod create;
 mod exec;
@@ -55,6 +56,9 @@ enum OciError {
     /// A control group could not be used.
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::CgroupError),
+    /// criu could not do it, or not be asked.
+    #[error(transparent)]
+    Criu(#[from] crate::checkpoint::CriuError),
     /// A file could not be read or written.
     #[error("{what}: {reason}", reason = errno_text(source))]
     Io {
@@ -171,9 +175,8 @@ fn run(context: &Context, command: Command, given: &Arguments) -> Result<i32, Oc
         Command::Events => report::events(context, given).map(|()| 0),
         Command::Spec => templates::spec(given).map(|()| 0),
         Command::Features => templates::features(given).map(|()| 0),
-        Command::Checkpoint | Command::Restore => {
-            Err(OciError::Unsupported("checkpointing and restoring a container".into()))
-        }
+        Command::Checkpoint => checkpoint::checkpoint(context, given).map(|()| 0),
+        Command::Restore => checkpoint::restore(context, given),
     }
 }
 

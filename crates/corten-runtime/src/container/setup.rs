@@ -147,7 +147,11 @@ impl<'a> First<'a> {
         };
         let found;
         let root = match &mut self.root {
-            Directory::Own(root) => way.own_root(root, staged)?,
+            Directory::Own(root) => {
+                let root = way.own_root(root, staged)?;
+                own_null(root);
+                root
+            }
             Directory::Found(path, settings) => {
                 found = way.found_root(path, settings)?;
                 found.as_fd()
@@ -353,6 +357,26 @@ fn terminal(
     }
     seqpacket::send(socket, &[report::TERMINAL], &[master.as_fd()], true).map_err(&fail)?;
     Ok(slave)
+}
+
+/// A stream that is the host's null device becomes the container's own, if that has one: a checkpoint can only hold
+/// files of the container's mounts.
+fn own_null(root: BorrowedFd<'_>) {
+    let is_null = |fd: BorrowedFd<'_>| {
+        rustix::fs::fstat(fd).is_ok_and(|s| {
+            FileType::from_raw_mode(s.st_mode) == FileType::CharacterDevice
+                && s.st_rdev == rustix::fs::makedev(1, 3)
+        })
+    };
+    let mut own = None;
+    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    for (_, target) in streams.into_iter().zip(0..).filter(|(fd, _)| is_null(*fd)) {
+        let open = || path::open_c(root, c"/dev/null", OFlags::RDWR, Mode::empty()).ok();
+        let found = own.get_or_insert_with(|| open().filter(|f| is_null(f.as_fd())));
+        if let Some(null) = found {
+            process::duplicate_to(null.as_fd(), target).ok();
+        }
+    }
 }
 
 /// Puts the streams to their numbers, and gives them to the user so that `/dev/stdout` can be opened.

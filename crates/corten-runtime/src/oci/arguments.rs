@@ -85,6 +85,49 @@ const UPDATE: &[Flag] = &[
     HELP,
 ];
 
+const CHECKPOINT: &[Flag] = &[
+    (&["image-path"], true),
+    (&["work-path"], true),
+    (&["parent-path"], true),
+    (&["leave-running"], false),
+    (&["tcp-established"], false),
+    (&["tcp-skip-in-flight"], false),
+    (&["link-remap"], false),
+    (&["ext-unix-sk"], false),
+    (&["shell-job"], false),
+    (&["lazy-pages"], false),
+    (&["status-fd"], true),
+    (&["page-server"], true),
+    (&["file-locks"], false),
+    (&["pre-dump"], false),
+    (&["manage-cgroups-mode"], true),
+    (&["empty-ns"], true),
+    (&["auto-dedup"], false),
+    HELP,
+];
+
+const RESTORE: &[Flag] = &[
+    (&["console-socket"], true),
+    (&["image-path"], true),
+    (&["work-path"], true),
+    (&["tcp-established"], false),
+    (&["ext-unix-sk"], false),
+    (&["shell-job"], false),
+    (&["file-locks"], false),
+    (&["manage-cgroups-mode"], true),
+    (&["bundle", "b"], true),
+    (&["detach", "d"], false),
+    (&["pid-file"], true),
+    (&["no-subreaper"], false),
+    (&["no-pivot"], false),
+    (&["empty-ns"], true),
+    (&["auto-dedup"], false),
+    (&["lazy-pages"], false),
+    (&["lsm-profile"], true),
+    (&["lsm-mount-context"], true),
+    HELP,
+];
+
 /// A command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Command {
@@ -134,8 +177,8 @@ pub(super) const COMMANDS: &[(&str, Command, &[Flag], &str)] = &[
     ("start", Command::Start, &[HELP], "start the program of a created container"),
     ("state", Command::State, &[HELP], "show the state of a container"),
     ("update", Command::Update, UPDATE, "change the limits of a container"),
-    ("checkpoint", Command::Checkpoint, &[HELP], "not supported"),
-    ("restore", Command::Restore, &[HELP], "not supported"),
+    ("checkpoint", Command::Checkpoint, CHECKPOINT, "write a running container to files (needs criu)"),
+    ("restore", Command::Restore, RESTORE, "make a container from the files of a checkpoint (needs criu)"),
 ];
 
 impl Command {

@@ -21,13 +21,13 @@ use crate::fault::StepError;
 use crate::seccomp;
 
 /// A container that is being made: everything is taken back unless it comes to live.
-struct Draft {
-    dir: PathBuf,
-    record: Record,
-    cgroup: Cgroup,
+pub(super) struct Draft {
+    pub(super) dir: PathBuf,
+    pub(super) record: Record,
+    pub(super) cgroup: Cgroup,
     process: Process,
-    terminal: Terminal,
-    pid_file: Option<PathBuf>,
+    pub(super) terminal: Terminal,
+    pub(super) pid_file: Option<PathBuf>,
 }
 
 pub(super) fn create(context: &Context, given: &Arguments) -> Result<(), OciError> {
@@ -161,7 +161,7 @@ fn refuse_limits(spec: &Spec) -> Result<(), OciError> {
 }
 
 impl Draft {
-    fn new(context: &Context, given: &Arguments, detach: bool) -> Result<Self, OciError> {
+    pub(super) fn new(context: &Context, given: &Arguments, detach: bool) -> Result<Self, OciError> {
         let id = given.id(false)?;
         for flag in ["no-pivot", "pidfd-socket"] {
             if given.has(flag) {
@@ -200,13 +200,29 @@ impl Draft {
     }
 
     /// Takes everything back; gives the error on.
-    fn abandon(&self, error: OciError) -> OciError {
+    pub(super) fn abandon(&self, error: OciError) -> OciError {
         self.cgroup.destroy().ok();
         if let Some(all) = &self.record.spec.hooks {
             hooks::run("poststop", &all.poststop, &self.record.state(), 0, "stopped", None).ok();
         }
         remove(&self.dir).ok();
         error
+    }
+
+    /// The control groups, with their limits.
+    pub(super) fn make_groups(&self) -> Result<(), StepError> {
+        let none = Resources::default();
+        let resources = self.record.spec.linux.as_ref().and_then(|l| l.resources.as_ref());
+        self.cgroup.create(resources.unwrap_or(&none)).map_err(|e| StepError::new("cgroup", e.to_string()))
+    }
+
+    /// Writes the record, now that there is a first process.
+    pub(super) fn note(&self, pid: i32) -> Result<(), OciError> {
+        let Some(start_time) = start_time(pid) else {
+            // It has failed and ended already; its report says why.
+            return Ok(());
+        };
+        Record { pid, start_time, ..self.record.clone() }.save(&self.dir)
     }
 
     fn open_door(&self) -> Result<OwnedFd, OciError> {
@@ -234,20 +250,10 @@ impl Draft {
             filter.map_err(|e| step(StepError::new("seccomp", format!("unable to init seccomp: {e}"))))?;
         rustix::process::chdir(&self.record.bundle)
             .map_err(|e| OciError::io(self.record.bundle.display())(e.into()))?;
-        let none = Resources::default();
-        self.cgroup
-            .create(linux.resources.as_ref().unwrap_or(&none))
-            .map_err(|e| step(StepError::new("cgroup", e.to_string())))?;
+        self.make_groups().map_err(step)?;
         let all = spec.hooks.clone().unwrap_or_default();
         let state = self.record.state();
-        let born = |pid: i32| {
-            let Some(start_time) = start_time(pid) else {
-                // It has failed and ended already; its report says why.
-                return Ok(());
-            };
-            let record = Record { pid, start_time, ..self.record.clone() };
-            record.save(&self.dir).map_err(|e| StepError::new("state", e.to_string()))
-        };
+        let born = |pid: i32| self.note(pid).map_err(|e| StepError::new("state", e.to_string()));
         let alone = Alone { door, hooks: &all, state: &state, preserve: preserved(given)?, born: &born };
         let answers = Answers::of(filter.as_ref(), &state);
         let plan = Plan {

@@ -169,6 +169,8 @@ pub(super) fn features(given: &Arguments) -> Result<(), OciError> {
             "intelRdt": { "enabled": false },
             "mountExtensions": { "idmap": { "enabled": true } },
         },
+        // COMPAT: what runc's callers ask before they offer checkpoints.
+        "annotations": { "org.opencontainers.runc.checkpoint.enabled": "true" },
     }));
     Ok(())
 }

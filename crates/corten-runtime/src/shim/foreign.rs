@@ -30,6 +30,7 @@ use super::runtime::{Further, OciRuntime, fault};
 use crate::cgroup::Cgroup;
 use crate::container::{ChildStdio, Launched, Stdio, rootfs_tree, streams};
 use crate::fault::{StepError, Way};
+use crate::mounts;
 use bundle::Bundle;
 use command::{Failure, Program};
 
@@ -93,7 +94,7 @@ impl Foreign {
             std::fs::remove_dir_all(&base).map_err(failed("bundle"))?;
         }
         let places = Places::below(&base).map_err(failed("bundle"))?;
-        own_mounts(&bootstrap.dir).map_err(failed("mount namespace"))?;
+        mounts::own_namespace(&bootstrap.dir).map_err(failed("mount namespace"))?;
         let root = mount_root(bootstrap, &places)
             .map_err(|e| StepError::os("rootfs", "error preparing rootfs", &e).into_fault(Way::Create))?;
         let bundle =
@@ -258,19 +259,6 @@ fn has_ended(child: &Child) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(&child.pidfd, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0)
-}
-
-/// A mount namespace for the shim. The mount that `dir` is on becomes private in it, so that what is mounted below
-/// `dir` does not show outside; all others stay what they were, for binds that are to propagate.
-fn own_mounts(dir: &Path) -> io::Result<()> {
-    process::unshare(process::namespace::MOUNT)?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let point = bundle::mount_point(&table, dir);
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(point.as_path(), flags, Mode::empty())?;
-    let private =
-        mount::Change { propagation: Some(mount::Propagation::Private), ..mount::Change::default() };
-    mount::change(fd.as_fd(), private, false)
 }
 
 fn mount_root(bootstrap: &Bootstrap, places: &Places) -> io::Result<OwnedFd> {

@@ -6,6 +6,7 @@ mod attacks;
 mod attributes;
 mod bench;
 mod cgroup2;
+mod checkpoint;
 mod harness;
 mod inside;
 mod lifecycle;

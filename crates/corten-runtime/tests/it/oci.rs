@@ -191,7 +191,6 @@ fn failures_are_told_in_the_callers_log_and_leave_nothing() {
         (&["--systemd-cgroup", "list"][..], "--systemd-cgroup (the systemd cgroup manager) is not supported"),
         (&["run", "--no-pivot", "-b", &bundle, "x"], "--no-pivot is not supported"),
         (&["run", "--nope", "x"], "flag provided but not defined: -nope"),
-        (&["checkpoint", "x"], "checkpointing and restoring a container is not supported"),
         (&["state", "../x"], "invalid container ID format"),
         (&["run", "--preserve-fds", "1", "-b", &bundle, "x"], "unable to stat preserved-fd 0 (of 1)"),
     ] {

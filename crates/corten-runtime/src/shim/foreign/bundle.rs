@@ -1,7 +1,7 @@
 //! The bundle on disk: our configuration with everything in it that our own runtime works out later.
 
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use corten_wire::oci_runtime::{Capabilities, Mount, Process, Root, User};
 use corten_wire::shim::{Bootstrap, UserSpec};
@@ -79,31 +79,4 @@ pub(super) fn resolved(
         process.capabilities = Some(Capabilities { bounding: all.bounding, ..Capabilities::default() });
     }
     Ok(process)
-}
-
-/// Where the mount is attached that `path` is on, from the text of a mount table.
-pub(super) fn mount_point(table: &str, path: &Path) -> PathBuf {
-    let unescape = |field: &str| {
-        PathBuf::from(field.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\"))
-    };
-    let points = table.lines().filter_map(|l| l.split(' ').nth(4)).map(unescape);
-    points
-        .filter(|p| path.starts_with(p))
-        .max_by_key(|p| p.components().count())
-        .unwrap_or_else(|| "/".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_deepest_mount_point_counts() {
-        let table = "1 0 8:1 / / rw - ext4 x rw\n2 1 0:5 / /run rw - tmpfs x rw\n3 2 0:6 / /run/a\\040b rw - tmpfs x rw\n";
-        for (path, want) in
-            [("/var/x", "/"), ("/run/c", "/run"), ("/run/a b/c", "/run/a b"), ("/runner", "/")]
-        {
-            assert_eq!(mount_point(table, Path::new(path)), Path::new(want));
-        }
-    }
 }
