@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use corten_image::{HistoryItem, Image, Pruned, Removed, Summary};
+use corten_image::{HistoryItem, Image, ManifestEntry, ManifestKind, Pruned, Removed, Summary};
 use corten_wire::api::container::Healthcheck;
 use corten_wire::api::image as api;
 use corten_wire::api::{Empty, TextSet};
@@ -37,7 +37,8 @@ pub(crate) fn platform(p: &oci::OciPlatform) -> api::OciPlatform {
         architecture: p.architecture.clone(),
         os: p.os.clone(),
         variant: p.variant.clone(),
-        ..api::OciPlatform::default()
+        os_version: p.os_version.clone(),
+        os_features: p.os_features.clone(),
     }
 }
 
@@ -59,35 +60,43 @@ pub(crate) fn summary(s: &Summary) -> api::ImageSummary {
     }
 }
 
-/// The manifests that are here, and the containers made from them.
-pub(crate) fn manifests(image: &Image, containers: Vec<String>) -> Vec<api::ManifestSummary> {
-    let runs_on = image.platform();
-    let unpacked: u64 = image.layer_sizes.iter().flatten().sum();
-    vec![api::ManifestSummary {
-        id: image.manifest_descriptor.digest.to_string(),
-        descriptor: descriptor(&image.manifest_descriptor),
-        available: true,
-        size: api::ManifestSize {
-            total: signed(image.size),
-            content: signed(image.size.saturating_sub(unpacked)),
-        },
-        kind: "image".to_owned(),
-        image_data: Some(api::ManifestImageData {
-            platform: api::OciPlatform {
-                architecture: runs_on.architecture,
-                os: runs_on.os,
-                variant: runs_on.variant,
-                ..api::OciPlatform::default()
-            },
-            containers,
-            size: api::UnpackedSize { unpacked: signed(unpacked) },
-        }),
-        attestation_data: None,
-    }]
+/// Where an image comes from.
+pub(crate) fn identity(image: &Image) -> Option<api::Identity> {
+    let pull = |repository: &String| api::PullIdentity { repository: repository.clone() };
+    let pull: Vec<_> = image.origins.iter().map(pull).collect();
+    (!pull.is_empty()).then_some(api::Identity { pull })
+}
+
+/// One manifest of an image; `containers` are those made from it.
+pub(crate) fn manifest(entry: &ManifestEntry, containers: Vec<String>) -> api::ManifestSummary {
+    let mut shown = api::ManifestSummary {
+        id: entry.descriptor.digest.to_string(),
+        descriptor: descriptor(&entry.descriptor),
+        available: entry.available,
+        size: api::ManifestSize { total: signed(entry.content_size), content: signed(entry.content_size) },
+        ..api::ManifestSummary::default()
+    };
+    match &entry.kind {
+        ManifestKind::Image { platform: runs_on, unpacked } => {
+            shown.kind = "image".to_owned();
+            shown.size.total = signed(entry.content_size + unpacked);
+            shown.image_data = Some(api::ManifestImageData {
+                platform: platform(runs_on),
+                identity: None,
+                containers,
+                size: api::UnpackedSize { unpacked: signed(*unpacked) },
+            });
+        }
+        ManifestKind::Attestation { about } => {
+            shown.kind = "attestation".to_owned();
+            shown.attestation_data = Some(api::AttestationData { r#for: about.clone() });
+        }
+    }
+    shown
 }
 
 /// `GET /images/{name}/json`.
-pub(crate) fn inspect(image: &Image, containers: Option<Vec<String>>) -> api::ImageInspect {
+pub(crate) fn inspect(image: &Image, manifests: Option<Vec<api::ManifestSummary>>) -> api::ImageInspect {
     let config = &image.config;
     let comment = config.history.last().map(|h| h.comment.clone()).filter(|c| !c.is_empty());
     api::ImageInspect {
@@ -118,7 +127,8 @@ pub(crate) fn inspect(image: &Image, containers: Option<Vec<String>>) -> api::Im
             ),
         },
         descriptor: Some(descriptor(&image.target)),
-        manifests: containers.map(|containers| manifests(image, containers)),
+        manifests,
+        identity: identity(image),
     }
 }
 

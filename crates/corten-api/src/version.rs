@@ -8,8 +8,10 @@ use crate::error::ApiError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ApiVersion(pub(crate) u16, pub(crate) u16);
 
-/// What we report. The issue asks for 1.56; the recorded reference engine says 1.55, and its text is the contract.
+/// What we report, and speak where no version is asked for. COMPAT: the recorded reference engine says 1.55.
 pub(crate) const NEWEST: ApiVersion = ApiVersion(1, 55);
+/// What we accept: 1.56 has begun and changed nothing yet.
+const NEWEST_ACCEPTED: ApiVersion = ApiVersion(1, 56);
 /// What we accept. COMPAT: the reference engine names 1.40 in its refusal, though it can be told to accept 1.24.
 pub(crate) const OLDEST: ApiVersion = ApiVersion(1, 24);
 const OLDEST_IN_WORDS: ApiVersion = ApiVersion(1, 40);
@@ -37,7 +39,7 @@ pub(crate) fn split(path: &str) -> Result<(ApiVersion, &str), Refused> {
     if asked < OLDEST {
         return Err(Refused::TooOld(asked));
     }
-    if asked > NEWEST {
+    if asked > NEWEST_ACCEPTED {
         return Err(Refused::TooNew(asked));
     }
     Ok((asked, &path[path.len() - rest.len() - 1..]))
@@ -84,6 +86,7 @@ mod tests {
         assert_eq!(split("/v1.50/images/a/b/json"), Ok((ApiVersion(1, 50), "/images/a/b/json")));
         assert_eq!(split("/vabc/info"), Ok((NEWEST, "/vabc/info")));
         assert_eq!(split("/volumes"), Ok((NEWEST, "/volumes")));
+        assert_eq!(split("/v1.56/info"), Ok((ApiVersion(1, 56), "/info")));
         assert_eq!(split("/v1.10/info"), Err(Refused::TooOld(ApiVersion(1, 10))));
         assert_eq!(split("/v1.999/info"), Err(Refused::TooNew(ApiVersion(1, 999))));
         assert_eq!(

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use corten_base::event::Bus;
-use corten_base::time;
+use corten_base::{Id, time};
 use corten_wire::api::container::{ContainerSummary, ContainersPruneResponse};
 use corten_wire::api::volume::{Volume, VolumeCreateRequest, VolumeList, VolumesPruneResponse};
 use corten_wire::api::{Filters, TextMap};
@@ -68,8 +68,22 @@ pub struct Listing<'a> {
     views: std::vec::IntoIter<Arc<ContainerView>>,
     /// What the names of images mean.
     names: HashMap<String, Option<String>>,
+    /// Names that links give, by the linked container.
+    aliases: HashMap<Id, Vec<String>>,
     now: i128,
     size: bool,
+}
+
+/// `/OWNER/ALIAS` of all links, by the container that is linked.
+fn aliases(views: &[Arc<ContainerView>]) -> HashMap<Id, Vec<String>> {
+    let mut aliases: HashMap<Id, Vec<String>> = HashMap::new();
+    for owner in views.iter().map(|v| &v.record) {
+        for link in owner.links.iter() {
+            let name = format!("/{}/{}", owner.name, link.alias);
+            aliases.entry(link.container.clone()).or_default().push(name);
+        }
+    }
+    aliases
 }
 
 impl Listing<'_> {
@@ -77,7 +91,8 @@ impl Listing<'_> {
     pub async fn next(&mut self) -> Option<ContainerSummary> {
         let view = self.views.next()?;
         let image = self.engine.image_name(&view, &mut self.names);
-        let mut summary = view.summary(image, self.now);
+        let aliases = self.aliases.get(&view.record.id).map_or(&[][..], Vec::as_slice);
+        let mut summary = view.summary(image, aliases, self.now);
         // It may have gone since: then its sizes stay unknown.
         if self.size
             && let Ok(container) = self.engine.find(&summary.id)
@@ -159,14 +174,18 @@ impl Engine {
         let filter = ContainerFilter::new(&options.filters, self.context(&options.filters)?)?;
         let all = options.all || options.limit > 0 || filter.implies_all();
         let limit = if options.limit > 0 { options.limit } else { usize::MAX };
+        let views = self.views();
+        let aliases = aliases(&views);
         let shown = |v: &Arc<ContainerView>| {
-            (all || v.is_running() || v.status == Status::Restarting) && filter.matches(v)
+            let aliases = aliases.get(&v.record.id).map_or(&[][..], Vec::as_slice);
+            (all || v.is_running() || v.status == Status::Restarting) && filter.matches(v, aliases)
         };
-        let views: Vec<_> = self.views().into_iter().filter(shown).take(limit).collect();
+        let views: Vec<_> = views.into_iter().filter(shown).take(limit).collect();
         Ok(Listing {
             engine: self,
             views: views.into_iter(),
             names: HashMap::new(),
+            aliases,
             now: time::now_ns(),
             size: options.size,
         })

@@ -100,7 +100,8 @@ impl<'a> ContainerFilter<'a> {
         self.filters.contains("status")
     }
 
-    pub(crate) fn matches(&self, v: &ContainerView) -> bool {
+    /// `aliases`: names that links give the container beside its own.
+    pub(crate) fn matches(&self, v: &ContainerView, aliases: &[String]) -> bool {
         let f = self.filters;
         let any = |key: &str, test: &dyn Fn(&str) -> bool| !f.contains(key) || f.get(key).any(test);
         let labels = v.record.config.labels.clone().unwrap_or_default();
@@ -111,10 +112,11 @@ impl<'a> ContainerFilter<'a> {
             && any("is-task", &|t| !matches!(t, "1" | "true"))
             && any("isolation", &|i| i == v.record.host.isolation)
             && (self.names.is_empty()
-                || self
-                    .names
-                    .iter()
-                    .any(|n| n.is_match(&v.record.name) || n.is_match(&format!("/{}", v.record.name))))
+                || self.names.iter().any(|n| {
+                    n.is_match(&v.record.name)
+                        || n.is_match(&format!("/{}", v.record.name))
+                        || aliases.iter().any(|a| n.is_match(a) || n.is_match(&a[1..]))
+                }))
             && f.match_labels("label", &labels)
             && f.match_no_labels("label!", &labels)
             && (self.exited.is_empty()

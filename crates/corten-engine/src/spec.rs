@@ -43,6 +43,7 @@ pub(crate) struct Surroundings {
 pub(crate) struct Security {
     pub(crate) no_new_privileges: bool,
     pub(crate) seccomp: Option<String>,
+    pub(crate) writable_cgroups: Option<bool>,
 }
 
 /// Reads `SecurityOpt`; refuses what this kernel cannot enforce.
@@ -51,6 +52,10 @@ pub(crate) fn security(options: &[String]) -> Result<Security> {
     for option in options {
         if option == "no-new-privileges" {
             security.no_new_privileges = true;
+            continue;
+        }
+        if option == "writable-cgroups" {
+            security.writable_cgroups = Some(true);
             continue;
         }
         let (key, value) = option
@@ -78,7 +83,13 @@ pub(crate) fn security(options: &[String]) -> Result<Security> {
             "label" if value == "disable" || !has_lsm("selinux") => {}
             "label" => return Err(invalid("SELinux labels are not supported by this engine")),
             "systempaths" if value == "unconfined" => {}
-            "writable-cgroups" => return Err(invalid("writable-cgroups is not supported by this engine")),
+            "writable-cgroups" => {
+                security.writable_cgroups = match value {
+                    "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+                    "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+                    _ => return Err(invalid(format!("invalid --security-opt 2: {option:?}"))),
+                };
+            }
             _ => return Err(invalid(format!("invalid --security-opt 2: {option:?}"))),
         }
     }
@@ -87,6 +98,22 @@ pub(crate) fn security(options: &[String]) -> Result<Security> {
 
 fn has_lsm(name: &str) -> bool {
     std::fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|l| l.trim().split(',').any(|m| m == name))
+}
+
+/// Refuses security options that cannot be had: writable control groups are a container's own only where it sees no
+/// others, and where its root owns them.
+pub(crate) fn check_security(h: &HostConfig, daemon: &EngineConfig) -> Result<()> {
+    let security = security(h.security_opt.as_deref().unwrap_or_default())?;
+    if security.writable_cgroups != Some(true) || h.privileged {
+        return Ok(());
+    }
+    if h.cgroupns_mode == "host" {
+        return Err(invalid("option writable-cgroups conflicts with the host's cgroup namespace"));
+    }
+    if userns::of(daemon, h).is_some() || !corten_sys::users::initial() {
+        return Err(invalid("option writable-cgroups conflicts with user namespaces"));
+    }
+    Ok(())
 }
 
 /// Namespaced sysctls are checked before anything is made.
@@ -156,6 +183,7 @@ pub(crate) fn assemble(
         cap_add: h.cap_add.clone().unwrap_or_default(),
         cap_drop: h.cap_drop.clone().unwrap_or_default(),
         no_new_privileges: security.no_new_privileges || daemon.no_new_privileges,
+        writable_cgroups: security.writable_cgroups,
         seccomp: seccomp(&security, h, daemon),
         rlimits: rlimits(h.ulimits.as_deref().unwrap_or_default())?,
         oom_score_adj: Some(h.oom_score_adj),
@@ -528,6 +556,9 @@ mod tests {
         assert!(read("no-new-privileges").unwrap().no_new_privileges);
         assert!(!read("no-new-privileges:false").unwrap().no_new_privileges);
         assert_eq!(read("seccomp=unconfined").unwrap().seccomp.as_deref(), Some("unconfined"));
+        assert_eq!(read("writable-cgroups").unwrap().writable_cgroups, Some(true));
+        assert_eq!(read("writable-cgroups=false").unwrap().writable_cgroups, Some(false));
+        assert!(read("writable-cgroups=maybe").is_err());
         assert_eq!(read("nope=1").unwrap_err(), "invalid --security-opt 2: \"nope=1\"");
     }
 

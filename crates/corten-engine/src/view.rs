@@ -230,9 +230,10 @@ impl ContainerView {
         }
     }
 
-    /// One line of `GET /containers/json`. `image` is what to show as the image's name.
+    /// One line of `GET /containers/json`. `image` is what to show as the image's name, `names` are those that
+    /// links give it beside its own.
     #[must_use]
-    pub fn summary(&self, image: String, now_ns: i128) -> ContainerSummary {
+    pub fn summary(&self, image: String, names: &[String], now_ns: i128) -> ContainerSummary {
         let r = &self.record;
         let (path, args) = self.command();
         let quoted: Vec<String> =
@@ -240,7 +241,7 @@ impl ContainerView {
         let command = if quoted.is_empty() { path } else { format!("{path} {}", quoted.join(" ")) };
         ContainerSummary {
             id: r.id.to_string(),
-            names: vec![format!("/{}", r.name)],
+            names: std::iter::once(format!("/{}", r.name)).chain(names.iter().cloned()).collect(),
             image,
             image_id: r.image.as_ref().map(ToString::to_string).unwrap_or_default(),
             image_manifest_descriptor: r.manifest.clone(),

@@ -1,7 +1,10 @@
 //! Volumes: records, directories, the local driver's mounts. One lock, held for the look only.
 //!
 //! A volume is a record and a directory `<root>/volumes/<name>/_data`. With `type`/`device`/`o` the directory is a
-//! mount point: mounted when the first running container uses it, unmounted behind the last.
+//! mount point: mounted when the first running container uses it, unmounted behind the last. Mounting may take as
+//! long as a server likes, so it happens under a lock of the one volume.
+
+mod local;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -39,8 +42,17 @@ struct State {
     records: BTreeMap<String, VolumeRecord>,
     /// Containers that refer to a volume.
     holders: BTreeMap<String, BTreeSet<String>>,
-    /// Running containers that use a volume with a mount of its own.
-    mounted: BTreeMap<String, BTreeSet<String>>,
+    /// Volumes with a mount of their own that are in use.
+    mounted: BTreeMap<String, Mounted>,
+}
+
+/// A volume with a mount of its own.
+#[derive(Debug, Default)]
+struct Mounted {
+    /// Running containers that use it.
+    users: BTreeSet<String>,
+    /// Held while it is mounted or unmounted. INVARIANT: never taken with the state locked.
+    changing: Arc<Mutex<()>>,
 }
 
 impl Volumes {
@@ -151,7 +163,7 @@ impl Volumes {
                 "create {name}: {name:?} includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
             )));
         }
-        check_options(name, options.as_ref())?;
+        options.as_ref().map_or(Ok(()), |o| local::check(name, o))?;
         let created_ns = now();
         let record = VolumeRecord { name: name.to_owned(), created_ns, labels, options };
         let path = self.path(name);
@@ -210,6 +222,9 @@ impl Volumes {
                 let ids: Vec<&str> = holders.iter().map(String::as_str).collect();
                 return Err(conflict(format!("remove {name}: volume is in use - [{}]", ids.join(", "))));
             }
+            // A daemon that was killed may have left it mounted: the files of a server are not ours to delete.
+            local::unmount(&self.path(name))?;
+            state.mounted.remove(name);
             state.records.remove(name);
         }
         self.inner.db.write::<_, Error>(Commit::Durable, |w| {
@@ -307,31 +322,47 @@ impl Volumes {
         let path = self.path(name);
         let record = self.ensure(name, None, None)?;
         std::fs::create_dir_all(&path).map_err(|e| Error::io(format!("create {}", path.display()), e))?;
-        if let Some(options) = &record.options {
-            let mut state = self.state();
-            let users = state.mounted.entry(name.to_owned()).or_default();
-            if users.is_empty() && !is_mount_point(&path) {
-                mount(options, &path)?;
-            }
-            users.insert(container.to_owned());
+        let Some(options) = &record.options else { return Ok(path) };
+        let changing = self.note_user(name, container);
+        let _one_at_a_time = changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !local::is_mounted(&path)
+            && let Err(error) = local::mount(options, &path)
+        {
+            self.drop_user(name, container);
+            return Err(error);
         }
         Ok(path)
     }
 
+    fn note_user(&self, name: &str, container: &str) -> Arc<Mutex<()>> {
+        let mut state = self.state();
+        let mounted = state.mounted.entry(name.to_owned()).or_default();
+        mounted.users.insert(container.to_owned());
+        Arc::clone(&mounted.changing)
+    }
+
+    fn drop_user(&self, name: &str, container: &str) {
+        if let Some(mounted) = self.state().mounted.get_mut(name) {
+            mounted.users.remove(container);
+        }
+    }
+
     /// Behind a container: unmounts what nobody uses any more.
     pub(crate) fn unuse(&self, container: &str) {
-        let mut state = self.state();
         let mut idle = Vec::new();
-        for (name, users) in &mut state.mounted {
-            if users.remove(container) && users.is_empty() {
-                idle.push(name.clone());
+        for (name, mounted) in &mut self.state().mounted {
+            if mounted.users.remove(container) && mounted.users.is_empty() {
+                idle.push((name.clone(), Arc::clone(&mounted.changing)));
             }
         }
-        for name in idle {
-            state.mounted.remove(&name);
-            let path = self.path(&name);
-            if let Err(error) = rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH) {
-                tracing::warn!(volume = name, %error, "volume cannot be unmounted");
+        for (name, changing) in idle {
+            let _one_at_a_time = changing.lock().unwrap_or_else(PoisonError::into_inner);
+            // Somebody may have begun to use it since.
+            if self.state().mounted.get(&name).is_some_and(|m| !m.users.is_empty()) {
+                continue;
+            }
+            if let Err(error) = local::unmount(&self.path(&name)) {
+                tracing::warn!(volume = name, error = error.chain(), "volume cannot be unmounted");
             }
         }
     }
@@ -340,7 +371,7 @@ impl Volumes {
     pub(crate) fn recover_use(&self, name: &str, container: &str) {
         let mut state = self.state();
         if state.records.get(name).is_some_and(|r| r.options.is_some()) {
-            state.mounted.entry(name.to_owned()).or_default().insert(container.to_owned());
+            state.mounted.entry(name.to_owned()).or_default().users.insert(container.to_owned());
         }
     }
 }
@@ -356,78 +387,6 @@ pub(crate) fn now() -> i64 {
 /// Docker prints creation times of volumes without a fraction.
 fn seconds(ns: i64) -> String {
     time::rfc3339_nano(i128::from(ns - ns.rem_euclid(1_000_000_000)))
-}
-
-fn check_options(name: &str, options: Option<&TextMap>) -> Result<()> {
-    let Some(options) = options else { return Ok(()) };
-    if let Some(bad) = options.keys().find(|k| !matches!(k.as_str(), "type" | "device" | "o")) {
-        return Err(invalid(format!("create {name}: invalid option: {bad:?}")));
-    }
-    let get = |key: &str| options.get(key).map_or("", String::as_str);
-    let bind = get("o").split(',').any(|o| matches!(o, "bind" | "rbind"));
-    for (key, other) in [("type", "device"), ("device", "type")] {
-        if !get(key).is_empty() && get(other).is_empty() && !(bind && key == "device") {
-            return Err(invalid(format!("create {name}: missing required option: {other:?}")));
-        }
-    }
-    if matches!(get("type"), "nfs" | "nfs4" | "cifs" | "smb3") {
-        return Err(unsupported(format!(
-            "create {name}: volumes of type {:?} are not supported by this engine: mount the share on the host and bind it",
-            get("type")
-        )));
-    }
-    Ok(())
-}
-
-/// Performs the mount that the options describe.
-fn mount(options: &TextMap, target: &std::path::Path) -> Result<()> {
-    use rustix::mount::MountFlags;
-    let get = |key: &str| options.get(key).map_or("", String::as_str);
-    let (mut flags, mut data, mut bind) = (MountFlags::empty(), Vec::new(), false);
-    for word in get("o").split(',').filter(|w| !w.is_empty()) {
-        match word {
-            "bind" => (bind, flags) = (true, flags | MountFlags::BIND),
-            "rbind" => (bind, flags) = (true, flags | MountFlags::BIND | MountFlags::REC),
-            "ro" => flags |= MountFlags::RDONLY,
-            "noexec" => flags |= MountFlags::NOEXEC,
-            "nosuid" => flags |= MountFlags::NOSUID,
-            "nodev" => flags |= MountFlags::NODEV,
-            "noatime" => flags |= MountFlags::NOATIME,
-            "nodiratime" => flags |= MountFlags::NODIRATIME,
-            "relatime" => flags |= MountFlags::RELATIME,
-            "sync" => flags |= MountFlags::SYNCHRONOUS,
-            "rw" | "defaults" => {}
-            other => data.push(other.to_owned()),
-        }
-    }
-    let fail = |e: rustix::io::Errno| {
-        Error::io(
-            format!(
-                "failed to mount local volume: mount {}:{}, data: {}",
-                get("device"),
-                target.display(),
-                data.join(",")
-            ),
-            e,
-        )
-    };
-    let text =
-        std::ffi::CString::new(data.join(",")).map_err(|_| invalid("mount options contain a zero byte"))?;
-    let fstype = if bind { "" } else { get("type") };
-    rustix::mount::mount(get("device"), target, fstype, flags, Some(text.as_c_str())).map_err(fail)?;
-    if bind && flags.contains(MountFlags::RDONLY) {
-        rustix::mount::mount_remount(target, flags | MountFlags::BIND, c"").map_err(fail)?;
-    }
-    Ok(())
-}
-
-fn is_mount_point(path: &std::path::Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let device = |p: &std::path::Path| std::fs::metadata(p).map(|m| (m.dev(), m.ino())).ok();
-    match (device(path), path.parent().and_then(device)) {
-        (Some((own, _)), Some((parent, _))) => own != parent,
-        _ => false,
-    }
 }
 
 /// Bytes below a directory; hard links count once, other file systems not at all.

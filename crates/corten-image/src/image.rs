@@ -23,6 +23,8 @@ pub struct Image {
     pub references: Vec<Reference>,
     /// The image this one was committed or built from, if that was here.
     pub parent: Option<Digest>,
+    /// Repositories it was pulled from or pushed to.
+    pub origins: Vec<String>,
     /// When it last got a name, nanoseconds since the epoch.
     pub last_tag_ns: Option<i64>,
     /// When it came here, nanoseconds since the epoch.
@@ -175,6 +177,10 @@ pub struct RemoveOptions {
     pub no_prune: bool,
     /// Ids of running containers: their images cannot be removed even by force.
     pub running: Vec<String>,
+    /// `platforms`: only what these run goes, while others are left.
+    pub platforms: Vec<Platform>,
+    /// Manifests that containers were made from, and one such container each; these cannot go by `platforms`.
+    pub in_use: BTreeMap<Digest, String>,
 }
 
 /// What a commit makes.

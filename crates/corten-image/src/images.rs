@@ -13,6 +13,7 @@
 mod create;
 mod load;
 mod lookup;
+mod manifests;
 mod pull;
 mod push;
 mod records;
@@ -28,6 +29,7 @@ use corten_base::db::{Commit, Db, DbError, Write};
 use corten_base::event::Bus;
 use corten_base::{Cancel, Digest};
 
+pub use self::manifests::{ManifestEntry, ManifestKind, Statement};
 pub(crate) use self::records::Draft;
 use self::records::{HOLDS, HoldRecord, IMAGES, State, hold_key};
 use crate::content::Content;

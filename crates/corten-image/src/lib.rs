@@ -27,6 +27,6 @@ pub use image::{
     CommitRequest, DiskUsage, HistoryItem, Image, ImageUsage, ImportRequest, Layer, NewImage, Pruned,
     RemoveOptions, Removed, Summary,
 };
-pub use images::{Filters, Images};
+pub use images::{Filters, Images, ManifestEntry, ManifestKind, Statement};
 pub use progress::{LayerPhase, Progress, ProgressEvent};
 pub use snapshot::{Change, ChangeKind, Overlay, Snapshots};

@@ -39,6 +39,8 @@ pub struct SpecInput {
     pub readonly_root: bool,
     /// `--privileged`.
     pub privileged: bool,
+    /// `--security-opt writable-cgroups=…`; absent: as `privileged` says.
+    pub writable_cgroups: Option<bool>,
     /// `--cap-add`, as given.
     pub cap_add: Vec<String>,
     /// `--cap-drop`, as given.

@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use corten_base::{Cancel, Kind, Reference};
+use corten_base::{Cancel, Kind, Platform, Reference};
 use corten_image::{Filters, Image, ImportRequest, ProgressEvent, RemoveOptions};
-use corten_wire::api::image::ImageSummary;
+use corten_wire::api::image::{AttestationStatement, ImageSummary, ManifestSummary};
 use corten_wire::api::stream::JsonMessage;
 use http::StatusCode;
 
 use crate::body;
-use crate::call::{Answer, Call, empty, json};
+use crate::call::{Answer, Call, empty};
 use crate::convert;
 use crate::error::ApiError;
 use crate::handlers::build::apply_changes;
@@ -32,7 +32,7 @@ pub(crate) async fn list(call: Call) -> Answer {
     }
     if q.flag("manifests") {
         for (line, s) in list.iter_mut().zip(&found) {
-            line.manifests = Some(convert::manifests(&s.image, containers_of(&call, &s.image)));
+            line.manifests = Some(manifests(&call, &s.image, q.flag("identity"))?);
         }
     }
     if q.flag("shared-size") {
@@ -44,11 +44,29 @@ pub(crate) async fn list(call: Call) -> Answer {
     call.ok(&list)
 }
 
-/// Ids of the containers that were made from this image.
-fn containers_of(call: &Call, image: &Image) -> Vec<String> {
+/// The manifests of an image with the containers that were made from each.
+fn manifests(call: &Call, image: &Image, identity: bool) -> Result<Vec<ManifestSummary>, ApiError> {
     let views = call.services.engine.views();
-    let made = views.iter().filter(|v| v.record.image.as_ref().is_some_and(|id| *id == image.id));
-    made.map(|v| v.record.id.to_string()).collect()
+    let made: Vec<_> = views.iter().filter(|v| v.record.image.as_ref() == Some(&image.id)).collect();
+    let entries = call.services.images.manifests(image)?;
+    let shown = entries.iter().map(|entry| {
+        let digest = entry.descriptor.digest.as_str();
+        let of = |r: &corten_engine::ContainerRecord| {
+            r.manifest.as_ref().map_or(image.manifest_descriptor.digest.as_str(), |m| &m.digest) == digest
+        };
+        let containers = made.iter().filter(|v| of(&v.record)).map(|v| v.record.id.to_string());
+        let mut shown = convert::manifest(entry, containers.collect());
+        if identity && let Some(data) = &mut shown.image_data {
+            data.identity = convert::identity(image);
+        }
+        shown
+    });
+    Ok(shown.collect())
+}
+
+/// A parameter with platforms, which may be repeated.
+fn platforms(call: &Call, name: &str) -> Result<Vec<Platform>, ApiError> {
+    call.query.all(name).filter_map(|text| platform(text).transpose()).collect()
 }
 
 pub(crate) async fn inspect(call: Call) -> Answer {
@@ -59,15 +77,13 @@ pub(crate) async fn inspect(call: Call) -> Answer {
         ));
     }
     let image = call.services.images.resolve_for(call.name(), wanted.as_ref())?;
-    let containers = call.query.flag("manifests").then(|| containers_of(&call, &image));
-    call.ok(&convert::inspect(&image, containers))
+    let manifests = call.query.flag("manifests").then(|| manifests(&call, &image, false)).transpose()?;
+    call.ok(&convert::inspect(&image, manifests))
 }
 
 pub(crate) async fn history(call: Call) -> Answer {
-    if let Some(wanted) = platform(call.query.text("platform"))? {
-        call.services.images.resolve_for(call.name(), Some(&wanted))?;
-    }
-    let items = call.services.images.history(call.name())?;
+    let wanted = platform(call.query.text("platform"))?;
+    let items = call.services.images.history(call.name(), wanted.as_ref())?;
     call.ok(&items.iter().map(convert::history).collect::<Vec<_>>())
 }
 
@@ -77,10 +93,32 @@ pub(crate) async fn attestations(call: Call) -> Answer {
         return Err(ApiError::invalid("only one platform value is supported"));
     }
     let wanted = platform(platforms.first().copied().unwrap_or_default())?;
-    call.services.images.resolve_for(call.name(), wanted.as_ref())?;
-    // A pull takes the manifests of one platform and no attestations: there is nothing that `type` or `statement`
-    // could choose from.
-    json(StatusCode::OK, &[(); 0])
+    let types: Vec<String> = call.query.all("type").filter(|t| !t.is_empty()).map(str::to_owned).collect();
+    let (images, name) = (call.services.images.clone(), call.name().to_owned());
+    let with_text = call.query.flag("statement");
+    let statements = blocking(move || {
+        let found = images.attestations(&name, wanted.as_ref())?;
+        let chosen = found.into_iter().filter(|s| types.is_empty() || types.contains(&s.predicate_type));
+        chosen.map(|s| statement(&images, s, with_text)).collect::<Result<Vec<_>, ApiError>>()
+    });
+    call.ok(&statements.await?)
+}
+
+fn statement(
+    images: &corten_image::Images,
+    found: corten_image::Statement,
+    with_text: bool,
+) -> Result<AttestationStatement, ApiError> {
+    let text = with_text.then(|| images.statement(&found)).transpose()?;
+    let read = |bytes: Vec<u8>| {
+        serde_json::from_slice(&bytes)
+            .map_err(|e| ApiError::internal(format!("statement {}: {e}", found.descriptor.digest)))
+    };
+    Ok(AttestationStatement {
+        statement: text.map(read).transpose()?,
+        descriptor: convert::descriptor(&found.descriptor),
+        predicate_type: found.predicate_type,
+    })
 }
 
 pub(crate) async fn tag(call: Call) -> Answer {
@@ -91,15 +129,16 @@ pub(crate) async fn tag(call: Call) -> Answer {
 }
 
 pub(crate) async fn remove(call: Call) -> Answer {
-    if call.query.all("platforms").any(|p| !p.is_empty()) {
-        return Err(ApiError::unsupported(
-            "removing single platforms of an image is not supported by this daemon",
-        ));
-    }
+    let manifest_of = |v: &Arc<corten_engine::ContainerView>| {
+        let digest = v.record.manifest.as_ref()?.digest.parse().ok()?;
+        Some((digest, v.record.id.to_string()))
+    };
     let options = RemoveOptions {
         force: call.query.flag("force"),
         no_prune: call.query.flag("noprune"),
         running: call.services.engine.running_ids(),
+        platforms: platforms(&call, "platforms")?,
+        in_use: call.services.engine.views().iter().filter_map(manifest_of).collect(),
     };
     let (images, name) = (call.services.images.clone(), call.name().to_owned());
     let removed = blocking(move || images.remove(&name, &options)).await?;
@@ -122,27 +161,19 @@ where
 }
 
 pub(crate) async fn save(call: Call) -> Answer {
-    if call.query.all("platform").any(|p| !p.is_empty()) {
-        return Err(ApiError::unsupported(
-            "saving single platforms of an image is not supported by this daemon",
-        ));
-    }
+    let platforms = platforms(&call, "platform")?;
     let mut names: Vec<String> = call.query.all("names").map(str::to_owned).collect();
     names.extend(call.variables.first().cloned());
     let images = call.services.images.clone();
     stream::produce("application/x-tar", move |mut out, cancel| {
-        images.save(&names, &mut out, &cancel)?;
+        images.save(&names, &platforms, &mut out, &cancel)?;
         out.flush().map_err(ApiError::from)
     })
     .await
 }
 
 pub(crate) async fn load(call: Call) -> Answer {
-    if call.query.all("platform").any(|p| !p.is_empty()) {
-        return Err(ApiError::unsupported(
-            "loading single platforms of an image is not supported by this daemon",
-        ));
-    }
+    let platforms = platforms(&call, "platform")?;
     let quiet = call.query.flag("quiet");
     let (images, mut tar) = (call.services.images.clone(), body::reader(call.body));
     stream::progress(Early::Message, move |sink, cancel| async move {
@@ -152,7 +183,7 @@ pub(crate) async fn load(call: Call) -> Answer {
                 quieted.event(&event);
             }
         });
-        blocking(move || images.load(&mut tar, &progress, &cancel)).await?;
+        blocking(move || images.load(&mut tar, &platforms, &progress, &cancel)).await?;
         Ok(())
     })
     .await

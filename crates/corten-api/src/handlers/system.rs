@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use corten_engine::EventFilter;
+use corten_wire::api::build::BuildCache;
 use corten_wire::api::events::EventMessage;
-use corten_wire::api::system::DiskUsage;
+use corten_wire::api::image::ImageSummary;
+use corten_wire::api::system::{DiskUsage, Usage};
 use http::{HeaderValue, header};
 
 use crate::body::full;
@@ -48,18 +50,43 @@ pub(crate) async fn disk_usage(call: Call) -> Answer {
     let mut usage = DiskUsage::default();
     if wanted("container") || wanted("volume") {
         let engine = call.services.engine.disk_usage().await?;
-        usage.containers = wanted("container").then_some(engine.containers);
-        usage.volumes = wanted("volume").then_some(engine.volumes);
+        usage.container_usage = wanted("container").then(|| {
+            Usage::of(engine.containers, |c| {
+                let active = matches!(c.state.as_str(), "running" | "paused" | "restarting");
+                (active, c.size_rw.unwrap_or_default())
+            })
+        });
+        usage.volume_usage = wanted("volume").then(|| {
+            Usage::of(engine.volumes, |v| {
+                v.usage_data.as_ref().map_or((false, 0), |u| (u.ref_count > 0, u.size))
+            })
+        });
     }
     if wanted("image") {
-        let (size, images) = call.services.image_usage().await?;
-        usage.layers_size = Some(size);
-        usage.images = Some(images);
+        usage.image_usage = Some(image_usage(&call).await?);
     }
     if wanted("build-cache") {
-        usage.build_cache = Some(call.services.build_cache().await?);
+        let cache = call.services.build_cache().await?;
+        // COMPAT: what another record shares goes with that one.
+        let look = |c: &BuildCache| (c.in_use, if c.shared { 0 } else { c.size });
+        usage.build_cache_usage = Some(Usage::of(cache, look));
+    }
+    if !call.query.flag("verbose") && !compat::wants_items(call.version) {
+        usage.image_usage.iter_mut().for_each(|u| u.items = None);
+        usage.container_usage.iter_mut().for_each(|u| u.items = None);
+        usage.volume_usage.iter_mut().for_each(|u| u.items = None);
+        usage.build_cache_usage.iter_mut().for_each(|u| u.items = None);
     }
     call.ok(&usage)
+}
+
+/// Layers that images share count once; what images in use need cannot be reclaimed.
+async fn image_usage(call: &Call) -> Result<Usage<ImageSummary>, ApiError> {
+    let (layers, images) = call.services.image_usage().await?;
+    let own = |i: &ImageSummary| (i.containers > 0, i.size - i.shared_size.max(0));
+    let usage = Usage::of(images, own);
+    let used = usage.total_size - usage.reclaimable;
+    Ok(Usage { total_size: layers, reclaimable: (layers - used).max(0), ..usage })
 }
 
 pub(crate) async fn events(call: Call) -> Answer {

@@ -104,7 +104,7 @@ impl Engine {
         let _timer = corten_base::metrics::CONTAINER_CREATE.timer();
         let shared = self.shared.clone();
         corten_logs::Options::parse(&host.log_config.kind, &host.log_config.config)?.check_host()?;
-        spec::security(host.security_opt.as_deref().unwrap_or_default())?;
+        spec::check_security(&host, &shared.config())?;
         spec::check_sysctls(&host)?;
         for mode in [&host.network_mode, &host.pid_mode, &host.ipc_mode] {
             shared.joined(mode)?;

@@ -206,6 +206,7 @@ impl Images {
                         target: target.clone(),
                         parent: parent.filter(|p| *p != id),
                         dangling: references.is_empty(),
+                        origins: Vec::new(),
                         added_ns: now_ns(),
                         last_tag_ns: None,
                     },

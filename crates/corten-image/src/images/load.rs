@@ -15,6 +15,7 @@ use corten_wire::oci_image::{
 
 use super::Images;
 use super::create::to_json;
+use super::manifests::attestations_about;
 use super::records::{ImageRecord, now_ns, read_config};
 use super::save::{ANNOTATION_NAME, ANNOTATION_REF, ArchiveManifest};
 use crate::compress::{self, Compression};
@@ -56,19 +57,21 @@ struct Found {
 }
 
 impl Images {
-    /// Reads a docker archive or an OCI layout, compressed or not. Sends `Stream("Loaded image: x\n")` for each
+    /// Reads a docker archive or an OCI layout, compressed or not; with platforms, only what is for these. Sends `Stream("Loaded image: x\n")` for each
     /// name. Publishes `load`.
     ///
     /// # Errors
-    /// `NotAnImageArchive`, `Tar`, `MissingInArchive`, digest mismatches; images before the bad one stay.
+    /// `NotAnImageArchive`, `Tar`, `MissingInArchive`, `PlatformMismatch`, digest mismatches; images before the bad
+    /// one stay.
     pub fn load(
         &self,
         archive: &mut dyn Read,
+        platforms: &[Platform],
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<Vec<Arc<Image>>, ImageError> {
         let mut pins = self.content().pins();
-        let result = self.load_pinned(archive, &mut pins, progress, cancel);
+        let result = self.load_pinned(archive, platforms, &mut pins, progress, cancel);
         drop(pins);
         self.collect()?;
         corten_sys::memory::trim();
@@ -78,6 +81,7 @@ impl Images {
     fn load_pinned(
         &self,
         archive: &mut dyn Read,
+        platforms: &[Platform],
         pins: &mut Pins,
         progress: &Progress,
         cancel: &Cancel,
@@ -91,10 +95,31 @@ impl Images {
             },
         };
         let mut loaded = Vec::new();
-        for image in found {
+        for mut image in found {
+            self.keep_platforms(&mut image, platforms)?;
             loaded.push(self.record_loaded(image, progress, cancel)?);
         }
         Ok(loaded)
+    }
+
+    /// Leaves only the manifests for these platforms, if any are given.
+    fn keep_platforms(&self, found: &mut Found, platforms: &[Platform]) -> Result<(), ImageError> {
+        if platforms.is_empty() {
+            return Ok(());
+        }
+        let runs_on = |d: &Descriptor| {
+            let config = self.manifest(d).and_then(|m| read_config(self.content(), &m.config.digest));
+            config.is_ok_and(|c| platforms.iter().any(|p| c.platform().matches(p)))
+        };
+        found.manifests.retain(runs_on);
+        if !found.manifests.is_empty() {
+            return Ok(());
+        }
+        let name = found.name.as_ref().map(|n| n.clone().or_latest().familiar());
+        Err(ImageError::PlatformMismatch {
+            reference: name.unwrap_or_else(|| found.target.digest.to_string()),
+            platform: platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        })
     }
 
     fn ingest_members(
@@ -216,18 +241,17 @@ impl Images {
     }
 
     fn complete_entries(&self, index: Index) -> Vec<Descriptor> {
-        let host = Platform::host();
         let mut complete: Vec<Descriptor> = index
             .manifests
             .into_iter()
             .filter(|d| !is_attestation(d))
             .filter(|d| self.manifest(d).is_ok_and(|m| self.is_complete(&m)))
             .collect();
-        complete.sort_by_key(|d| !d.platform.as_ref().is_some_and(|p| p.platform().matches(&host)));
+        host_first(&mut complete);
         complete
     }
 
-    fn is_complete(&self, manifest: &Manifest) -> bool {
+    pub(super) fn is_complete(&self, manifest: &Manifest) -> bool {
         let here = |d: &Descriptor| self.content().size(&d.digest) == Some(d.size);
         here(&manifest.config) && manifest.layers.iter().all(here)
     }
@@ -310,7 +334,7 @@ impl Images {
         self.unpack_loaded(&manifest, &config, progress, cancel)?;
         let id = found.target.digest.clone();
         let name = found.name.map(Reference::or_latest);
-        self.record_found(&found.target, found.manifests, name.as_ref(), true)?;
+        self.record_found(&found.target, found.manifests, name.as_ref(), None)?;
         let image = self.get(&id).ok_or_else(|| ImageError::NotFound(id.to_string()))?;
         let text = match &name {
             Some(name) => format!("Loaded image: {}\n", name.familiar()),
@@ -346,13 +370,14 @@ impl Images {
         Ok(())
     }
 
-    /// Records what a load or pull brought. `reloaded`: see [`super::remove`] about dangling names.
+    /// Records what a load or a pull brought; `origin` is the repository of a pull. About dangling names of loads
+    /// see [`super::remove`].
     pub(super) fn record_found(
         &self,
         target: &Descriptor,
         manifests: Vec<Descriptor>,
         name: Option<&Reference>,
-        reloaded: bool,
+        origin: Option<&str>,
     ) -> Result<(), ImageError> {
         let id = &target.digest;
         let mut blobs = vec![id.clone()];
@@ -361,17 +386,21 @@ impl Images {
             blobs.extend([descriptor.digest.clone(), manifest.config.digest]);
             blobs.extend(manifest.layers.into_iter().map(|l| l.digest));
         }
+        let about: Vec<&Digest> = manifests.iter().map(|m| &m.digest).collect();
+        for (descriptor, manifest) in attestations_about(self.content(), target, &about) {
+            blobs.extend([descriptor.digest, manifest.config.digest]);
+            blobs.extend(manifest.layers.into_iter().map(|l| l.digest));
+        }
         self.content().sync(&blobs)?;
         self.update(|draft| {
             match draft.state.records.get(id) {
                 Some(known) => {
-                    let mut all = known.manifests.clone();
-                    all.extend(
-                        manifests
-                            .into_iter()
-                            .filter(|m| !known.manifests.iter().any(|k| k.digest == m.digest)),
-                    );
-                    draft.change(id, |record| record.manifests = all)?;
+                    let mut record = ImageRecord::clone(known);
+                    let new = |m: &Descriptor| !known.manifests.iter().any(|k| k.digest == m.digest);
+                    record.manifests.extend(manifests.into_iter().filter(new));
+                    host_first(&mut record.manifests);
+                    record.add_origin(origin);
+                    draft.put_image(id, record)?;
                 }
                 None => {
                     let record = ImageRecord {
@@ -379,6 +408,7 @@ impl Images {
                         manifests,
                         parent: None,
                         dangling: name.is_none(),
+                        origins: origin.map(str::to_owned).into_iter().collect(),
                         added_ns: now_ns(),
                         last_tag_ns: None,
                     };
@@ -388,11 +418,17 @@ impl Images {
             if let Some(name) = name {
                 let known = draft.state.references.get(&name.to_string()).is_some_and(|(_, i)| i == id);
                 draft.put_reference(name, id)?;
-                draft.change(id, |record| record.dangling = reloaded && known)?;
+                draft.change(id, |record| record.dangling = origin.is_none() && known)?;
             }
             Ok(())
         })
     }
+}
+
+/// The manifest for this host is what an image is where no platform is asked for.
+fn host_first(manifests: &mut [Descriptor]) {
+    let host = Platform::host();
+    manifests.sort_by_key(|d| !d.platform.as_ref().is_some_and(|p| p.platform().matches(&host)));
 }
 
 /// Entries of an index that describe how another entry was built.

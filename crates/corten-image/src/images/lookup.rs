@@ -182,9 +182,9 @@ impl Images {
     /// ids and tags.
     ///
     /// # Errors
-    /// As [`Images::resolve`].
-    pub fn history(&self, name: &str) -> Result<Vec<HistoryItem>, ImageError> {
-        let image = self.resolve(name)?;
+    /// As [`Images::resolve_for`].
+    pub fn history(&self, name: &str, platform: Option<&Platform>) -> Result<Vec<HistoryItem>, ImageError> {
+        let image = self.resolve_for(name, platform)?;
         let mut sizes = image.layer_sizes.iter();
         let mut items: Vec<HistoryItem> = Vec::new();
         for step in &image.config.history {

@@ -99,7 +99,7 @@ impl Pull<'_> {
             self.images.state().references.get(&name_of(reference).to_string()).map(|(_, id)| id.clone());
         self.layers(&manifest, &config, &mut pins).await?;
         let name = name_of(reference);
-        self.images.record_found(&top, vec![descriptor], Some(&name), false)?;
+        self.images.record_found(&top, vec![descriptor], Some(&name), Some(&name.name()))?;
         self.progress.message(format!("Digest: {}", top.digest));
         let familiar = name.familiar();
         self.progress.message(if before.as_ref() == Some(&top.digest) {

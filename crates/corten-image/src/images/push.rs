@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use corten_base::db::Commit;
 use corten_base::{Cancel, Digest, Platform, Reference};
 use corten_registry::{BlobSource, Client, Credentials, Repository, Target};
 use corten_wire::oci_image::{Descriptor, Document, MAX_DOCUMENT, Manifest, media_type};
 use tokio::sync::Semaphore;
 
 use super::Images;
-use super::load::is_attestation;
+use super::manifests::attestations_about;
 use super::pull::until_cancelled;
 use crate::{Image, ImageError, LayerPhase, Progress, ProgressEvent};
 
@@ -46,6 +47,8 @@ impl Images {
                 cancel,
             };
             push.run().await?;
+            let (id, repository) = (image.id.clone(), name.name());
+            self.update_as(Commit::Lazy, |draft| draft.change(&id, |r| r.add_origin(Some(&repository))))?;
             self.event("push", &name.familiar(), &name.familiar_name(), Some(&image));
         }
         Ok(())
@@ -112,9 +115,13 @@ impl Push<'_> {
                 (self.image.target.clone(), bytes)
             }
             Document::Index(index) => {
-                let entries: Vec<_> = index.manifests.iter().filter(|d| !is_attestation(d)).collect();
-                let complete = self.images.complete_manifests(&self.image.target)?;
-                if self.whole && complete.len() == index.manifests.len() && complete.len() == entries.len() {
+                let mut complete = self.images.complete_manifests(&self.image.target)?;
+                let about: Vec<_> = complete.iter().map(|d| &d.digest).collect();
+                let attestations =
+                    attestations_about(self.images.content(), &self.image.target, &about).into_iter();
+                let attestations: Vec<_> = attestations.map(|(descriptor, _)| descriptor).collect();
+                complete.extend(attestations);
+                if self.whole && complete.len() == index.manifests.len() {
                     for entry in &complete {
                         let bytes = self.manifest_and_content(entry, &mut pins).await?;
                         self.put(&Target::Digest(entry.digest.clone()), entry, bytes).await?;

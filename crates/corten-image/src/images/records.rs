@@ -8,6 +8,7 @@ use corten_base::{Digest, Reference, time};
 use corten_wire::oci_image::{Descriptor, Document, ImageConfig, MAX_DOCUMENT};
 use serde::{Deserialize, Serialize};
 
+use super::manifests::attestations_about;
 use crate::content::Content;
 use crate::{Image, ImageError, Layer, Snapshots};
 
@@ -27,9 +28,21 @@ pub(crate) struct ImageRecord {
     /// Kept although it has no name (`moby-dangling@…` of the reference engine).
     #[serde(default)]
     pub(crate) dangling: bool,
+    /// Repositories it was pulled from or pushed to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) origins: Vec<String>,
     pub(crate) added_ns: i64,
     #[serde(default)]
     pub(crate) last_tag_ns: Option<i64>,
+}
+
+impl ImageRecord {
+    /// Notes where it comes from or went to.
+    pub(crate) fn add_origin(&mut self, repository: Option<&str>) {
+        if let Some(new) = repository.filter(|r| !self.origins.iter().any(|o| o == r)) {
+            self.origins.push(new.to_owned());
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -126,6 +139,7 @@ pub(crate) fn view(
         config: Arc::new(config),
         references: references.to_vec(),
         parent: record.parent.clone(),
+        origins: record.origins.clone(),
         last_tag_ns: record.last_tag_ns,
         added_ns: record.added_ns,
         size: 0,
@@ -221,6 +235,7 @@ impl Draft<'_> {
             Some(old) => Image {
                 references,
                 parent: record.parent.clone(),
+                origins: record.origins.clone(),
                 last_tag_ns: record.last_tag_ns,
                 ..Image::clone(old)
             },
@@ -253,6 +268,12 @@ impl Reachable {
                     Some(image) => all.add(&image.manifest.config.digest, &image.layers()),
                     None => all.add_manifest(manifest, content),
                 }
+            }
+            let about: Vec<&Digest> = record.manifests.iter().map(|m| &m.digest).collect();
+            for (descriptor, manifest) in attestations_about(content, &record.target, &about) {
+                all.blobs.insert(descriptor.digest);
+                all.blobs.insert(manifest.config.digest);
+                all.blobs.extend(manifest.layers.into_iter().map(|l| l.digest));
             }
         }
         all

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use corten_base::{Digest, Reference};
 
 use super::lookup::{Match, boolean, check_names, labels_match, until};
-use super::records::Reachable;
+use super::records::{ImageRecord, Reachable};
 use super::{Draft, Filters, Images};
 use crate::{Image, ImageError, Pruned, RemoveOptions, Removed};
 
@@ -41,6 +41,9 @@ impl Images {
     /// # Errors
     /// As [`Images::resolve`]; conflicts.
     pub fn remove(&self, name: &str, options: &RemoveOptions) -> Result<Vec<Removed>, ImageError> {
+        if !options.platforms.is_empty() {
+            return self.remove_platforms(name, options);
+        }
         let mut events = Events::new();
         let removed = self.update(|draft| {
             Removal { draft, options, removed: Vec::new(), events: &mut events }.by_name(name)
@@ -50,6 +53,39 @@ impl Images {
             self.collect()?;
         }
         Ok(removed)
+    }
+
+    /// Removes what an image has for some platforms; with the last of them it goes as a whole.
+    fn remove_platforms(&self, name: &str, options: &RemoveOptions) -> Result<Vec<Removed>, ImageError> {
+        let mut going: Vec<Digest> = Vec::new();
+        for platform in &options.platforms {
+            let manifest = self.resolve_for(name, Some(platform))?.manifest_descriptor.digest.clone();
+            if let Some(container) = options.in_use.get(&manifest) {
+                return Err(ImageError::HardConflict {
+                    action: format!("delete {}", short(manifest.hex())),
+                    reason: format!("image is being used by container {}", short(container)),
+                });
+            }
+            if !going.contains(&manifest) {
+                going.push(manifest);
+            }
+        }
+        let all_go = self.update(|draft| {
+            let id = draft.state.find(name)?.id().clone();
+            let Some(record) = draft.state.records.get(&id) else { return Ok(true) };
+            let mut record = ImageRecord::clone(record);
+            record.manifests.retain(|m| !going.contains(&m.digest));
+            if record.manifests.is_empty() {
+                return Ok(true);
+            }
+            draft.put_image(&id, record)?;
+            Ok(false)
+        })?;
+        if all_go {
+            return self.remove(name, &RemoveOptions { platforms: Vec::new(), ..options.clone() });
+        }
+        self.collect()?;
+        Ok(going.into_iter().map(Removed::Deleted).collect())
     }
 
     /// `POST /images/prune`: filters `dangling` (default true), `until`, `label`, `label!`. Images with holders stay.

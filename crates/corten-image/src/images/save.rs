@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
-use corten_base::{Cancel, Reference};
+use corten_base::{Cancel, Digest, Platform, Reference};
 use corten_wire::oci_image::{Descriptor, Document, Index, MAX_DOCUMENT, media_type};
 use serde::{Deserialize, Serialize};
 
 use super::Images;
 use super::create::{platform_of, to_json};
 use super::lookup::Match;
+use super::manifests::attestations_about;
 use crate::tar::{Entry, EntryKind, TarError, Writer};
 use crate::{Image, ImageError};
 
@@ -34,30 +35,39 @@ pub(super) struct ArchiveManifest {
     pub(super) layers: Vec<String>,
 }
 
-/// One image and the names under which it is saved.
+/// One image, what is saved of it, and the names under which it is.
 struct Saved {
+    /// The view whose configuration and layers `manifest.json` has.
     image: Arc<Image>,
+    target: Descriptor,
+    manifests: Vec<Descriptor>,
     names: Vec<Reference>,
 }
 
 impl Images {
-    /// Writes the named images as OCI layout with `manifest.json`. Names are checked before the first byte.
-    /// Publishes `save`.
+    /// Writes the named images as OCI layout with `manifest.json`; with platforms, only what is for these. Names are
+    /// checked before the first byte. Publishes `save`.
     ///
     /// # Errors
-    /// As [`Images::resolve`]; `Tar` where the reader went away.
-    pub fn save(&self, names: &[String], out: &mut dyn Write, cancel: &Cancel) -> Result<(), ImageError> {
-        let saved = self.choose(names)?;
+    /// As [`Images::resolve_for`]; `Tar` where the reader went away.
+    pub fn save(
+        &self,
+        names: &[String],
+        platforms: &[Platform],
+        out: &mut dyn Write,
+        cancel: &Cancel,
+    ) -> Result<(), ImageError> {
+        let saved = self.choose(names, platforms)?;
         let mut pins = self.content().pins();
         let mut blobs = BTreeMap::new();
         let mut index = Vec::new();
         let mut manifests = Vec::new();
-        for Saved { image, names } in &saved {
-            for blob in self.blobs_of(image)? {
+        for saved @ Saved { image, names, .. } in &saved {
+            for blob in self.blobs_of(saved)? {
                 pins.add(&blob.digest);
                 blobs.insert(blob.digest.clone(), blob);
             }
-            index.extend(index_entries(image, names));
+            index.extend(index_entries(saved));
             manifests.push(ArchiveManifest {
                 config: blob_path(&image.manifest.config),
                 repo_tags: Some(names.iter().map(Reference::familiar).collect()),
@@ -93,7 +103,7 @@ impl Images {
         Ok(())
     }
 
-    fn choose(&self, names: &[String]) -> Result<Vec<Saved>, ImageError> {
+    fn choose(&self, names: &[String], platforms: &[Platform]) -> Result<Vec<Saved>, ImageError> {
         let state = self.state();
         let mut saved: Vec<Saved> = Vec::new();
         for name in names {
@@ -107,18 +117,46 @@ impl Images {
                 Some(known) => {
                     known.names.extend(reference.filter(|r| !known.names.contains(r)));
                 }
-                None => saved.push(Saved { image, names: reference.into_iter().collect() }),
+                None => {
+                    let names = reference.into_iter().collect();
+                    saved.push(self.chosen(name, image, platforms, names)?);
+                }
             }
         }
         Ok(saved)
     }
 
-    /// Everything that belongs to an image and is here.
-    fn blobs_of(&self, image: &Image) -> Result<Vec<Descriptor>, ImageError> {
-        let mut blobs = vec![image.target.clone()];
-        let state = self.state();
-        let manifests = state.records.get(&image.id).map_or(&[][..], |r| r.manifests.as_slice());
-        for descriptor in manifests {
+    fn chosen(
+        &self,
+        name: &str,
+        image: Arc<Image>,
+        platforms: &[Platform],
+        names: Vec<Reference>,
+    ) -> Result<Saved, ImageError> {
+        if platforms.is_empty() {
+            let state = self.state();
+            let manifests = state.records.get(&image.id).map_or(Vec::new(), |r| r.manifests.clone());
+            return Ok(Saved { target: image.target.clone(), manifests, image, names });
+        }
+        let views = platforms.iter().map(|p| self.resolve_for(name, Some(p)));
+        let views = views.collect::<Result<Vec<_>, _>>()?;
+        let image = Arc::clone(&views[0]);
+        let mut manifests: Vec<_> = views.iter().map(|v| v.manifest_descriptor.clone()).collect();
+        manifests.dedup_by(|a, b| a.digest == b.digest);
+        // An index of which one manifest is left would promise the others.
+        let target = if manifests.len() == 1 { manifests[0].clone() } else { image.target.clone() };
+        Ok(Saved { image, target, manifests, names })
+    }
+
+    /// What belongs to an image and is here.
+    fn blobs_of(&self, saved: &Saved) -> Result<Vec<Descriptor>, ImageError> {
+        let mut blobs = vec![saved.target.clone()];
+        let about: Vec<&Digest> = saved.manifests.iter().map(|m| &m.digest).collect();
+        for (descriptor, manifest) in attestations_about(self.content(), &saved.target, &about) {
+            blobs.extend([descriptor, manifest.config]);
+            blobs.extend(manifest.layers);
+        }
+        for descriptor in &saved.manifests {
             let bytes = self.content().read(&descriptor.digest, MAX_DOCUMENT)?;
             if let Document::Manifest(manifest) = Document::parse(&descriptor.media_type, &bytes)? {
                 blobs.push(descriptor.clone());
@@ -130,8 +168,8 @@ impl Images {
     }
 }
 
-fn index_entries(image: &Image, names: &[Reference]) -> Vec<Descriptor> {
-    let mut plain = image.target.clone();
+fn index_entries(Saved { image, target, names, .. }: &Saved) -> Vec<Descriptor> {
+    let mut plain = target.clone();
     plain.annotations.clear();
     if !media_type::is_index(&plain.media_type) {
         plain.platform = Some(platform_of(&image.config));

@@ -226,17 +226,17 @@ fn three_layers_survive_save_and_load() {
     assert!(before.contains(&"d/four".to_owned()) && before.contains(&"keep".to_owned()));
     assert!(!before.iter().any(|n| n == "d/one" || n == "d/two" || n == "d/three"));
     assert!(before.contains(&".dockerenv".to_owned()) && before.contains(&"etc/mtab".to_owned()));
-    let history = f.images.history("three:1").unwrap();
+    let history = f.images.history("three:1", None).unwrap();
     assert_eq!(history[0].id.as_ref(), Some(&image.id));
     assert_eq!(history[1].tags, ["base:1"]);
     let mut saved = Vec::new();
-    f.images.save(&["three:1".into()], &mut saved, &Cancel::new()).unwrap();
+    f.images.save(&["three:1".into()], &[], &mut saved, &Cancel::new()).unwrap();
     for compressed in [saved.clone(), gzip(&saved), zstd::encode_all(&saved[..], 1).unwrap()] {
         let other = fixture();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&lines);
         let progress = Progress::new(move |e| sink.lock().unwrap().push(e));
-        let loaded = other.images.load(&mut &compressed[..], &progress, &Cancel::new()).unwrap();
+        let loaded = other.images.load(&mut &compressed[..], &[], &progress, &Cancel::new()).unwrap();
         assert_eq!(loaded[0].id, image.id);
         assert_eq!(
             lines.lock().unwrap().last(),
@@ -278,7 +278,7 @@ fn commit_takes_what_changed() {
     };
     let same = commit("same:1");
     assert_eq!(same.config.rootfs.diff_ids, base.config.rootfs.diff_ids);
-    let steps = f.images.history("same:1").unwrap();
+    let steps = f.images.history("same:1", None).unwrap();
     assert_eq!((steps[0].created_by.as_str(), steps[0].size), ("sleep 600", 0));
     assert_eq!(steps[1].id.as_ref(), Some(&base.id));
     {
@@ -315,7 +315,7 @@ fn commit_takes_what_changed() {
 fn archives_that_are_no_images() {
     let f = fixture();
     let load = |bytes: &[u8]| {
-        f.images.load(&mut &bytes[..], &Progress::none(), &Cancel::new()).unwrap_err().to_string()
+        f.images.load(&mut &bytes[..], &[], &Progress::none(), &Cancel::new()).unwrap_err().to_string()
     };
     assert_eq!(load(b"this is no tar"), "unexpected EOF");
     assert_eq!(load(&tar(&[("x", Some(b"1"))])), "unrecognized image format");
@@ -349,7 +349,7 @@ fn old_docker_archives_load() {
     writer.append_bytes("c.json", 0o644, (0, 0), config.as_bytes()).unwrap();
     writer.append_bytes("manifest.json", 0o644, (0, 0), manifest).unwrap();
     let archive = writer.finish().unwrap();
-    let loaded = f.images.load(&mut &archive[..], &Progress::none(), &Cancel::new()).unwrap();
+    let loaded = f.images.load(&mut &archive[..], &[], &Progress::none(), &Cancel::new()).unwrap();
     assert_eq!(loaded.len(), 2);
     assert_eq!(f.tags(), ["old:1", "old:2"]);
     assert!(listing(&f, &loaded[0]).contains(&"d/x".to_owned()));
@@ -375,4 +375,5 @@ fn a_layer_without_directories_keeps_those_below() {
     }
 }
 
+mod manifests;
 mod transfer;

@@ -146,13 +146,14 @@ fn mount(destination: &str, fstype: &str, source: &str, options: &str) -> Mount 
 /// Default mounts that nothing replaces, then the user's, parents before children.
 pub(super) fn mounts(input: &SpecInput) -> Vec<Mount> {
     let access = if input.privileged { "rw" } else { "ro" };
+    let cgroups = if input.writable_cgroups.unwrap_or(input.privileged) { "rw" } else { "ro" };
     let quiet = "nosuid,noexec,nodev";
     let mut all = vec![
         mount("/proc", "proc", "proc", quiet),
         mount("/dev", "tmpfs", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
         mount("/dev/pts", "devpts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
         mount("/sys", "sysfs", "sysfs", &format!("{quiet},{access}")),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &format!("{access},{quiet}")),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &format!("{cgroups},{quiet}")),
         mount("/dev/mqueue", "mqueue", "mqueue", quiet),
     ];
     match &input.shm {
@@ -166,7 +167,8 @@ pub(super) fn mounts(input: &SpecInput) -> Vec<Mount> {
         }
         Shm::None => {}
     }
-    if input.namespaces.ipc == super::Ns::Host {
+    // A host that has not mounted its message queues has them all the same.
+    if input.namespaces.ipc == super::Ns::Host && Path::new("/dev/mqueue").exists() {
         for m in all.iter_mut().filter(|m| m.destination == Path::new("/dev/mqueue")) {
             *m = mount("/dev/mqueue", "bind", "/dev/mqueue", &format!("rbind,{quiet}"));
         }

@@ -81,6 +81,36 @@ pub struct ImageSummary {
     pub size: i64,
 }
 
+/// Where an image comes from, as far as the daemon saw it happen. Signatures are not looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Identity {
+    /// Repositories that it was pulled from or pushed to.
+    #[serde(skip_serializing_if = "is_default")]
+    pub pull: Vec<PullIdentity>,
+}
+
+/// A repository of an image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct PullIdentity {
+    /// With the registry.
+    pub repository: String,
+}
+
+/// One line of `GET /images/{name}/attestations`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct AttestationStatement {
+    /// Its blob.
+    pub descriptor: Descriptor,
+    /// Type of what is stated, an URI.
+    pub predicate_type: String,
+    /// The statement, with `statement=true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statement: Option<serde_json::Value>,
+}
+
 /// A manifest of an image, with `manifests=1`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -124,6 +154,9 @@ pub struct ManifestSize {
 pub struct ManifestImageData {
     /// Platform.
     pub platform: OciPlatform,
+    /// Only with `identity=1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     /// Containers that use it.
     pub containers: Vec<String>,
     /// Bytes.
@@ -198,6 +231,9 @@ pub struct ImageInspect {
     /// Only with `manifests=1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manifests: Option<Vec<ManifestSummary>>,
+    /// Where it comes from, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
 }
 
 /// Configuration of containers made from an image.

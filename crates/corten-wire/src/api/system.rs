@@ -344,15 +344,52 @@ pub struct ContainerdNamespaces {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct DiskUsage {
-    /// Bytes of all layers.
+    /// Images; the size is that of all layers, each counted once.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub layers_size: Option<i64>,
-    /// Images.
-    pub images: Option<Vec<ImageSummary>>,
-    /// Containers.
-    pub containers: Option<Vec<ContainerSummary>>,
+    pub image_usage: Option<Usage<ImageSummary>>,
+    /// Containers: what they have written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_usage: Option<Usage<ContainerSummary>>,
     /// Volumes.
-    pub volumes: Option<Vec<Volume>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_usage: Option<Usage<Volume>>,
     /// Build cache.
-    pub build_cache: Option<Vec<BuildCache>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build_cache_usage: Option<Usage<BuildCache>>,
+}
+
+/// What objects of one type take.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Usage<T> {
+    /// In use.
+    pub active_count: i64,
+    /// All of them.
+    pub total_count: i64,
+    /// Bytes that removing what is not in use would free.
+    pub reclaimable: i64,
+    /// Bytes.
+    pub total_size: i64,
+    /// The objects, where they are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub items: Option<Vec<T>>,
+}
+
+impl<T> Usage<T> {
+    /// Adds up; `look` says of an object whether it is in use, and how many bytes it takes (unknown is less than 0).
+    pub fn of(items: Vec<T>, look: impl Fn(&T) -> (bool, i64)) -> Self {
+        let mut usage = Self { total_count: items.len().try_into().unwrap_or(i64::MAX), ..Self::none() };
+        for (active, size) in items.iter().map(look) {
+            let size = size.max(0);
+            usage.active_count += i64::from(active);
+            usage.total_size += size;
+            usage.reclaimable += if active { 0 } else { size };
+        }
+        usage.items = Some(items);
+        usage
+    }
+
+    fn none() -> Self {
+        Self { active_count: 0, total_count: 0, reclaimable: 0, total_size: 0, items: None }
+    }
 }

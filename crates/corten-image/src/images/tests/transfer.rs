@@ -274,14 +274,14 @@ async fn platforms_of_an_index() {
     // The host's stays the one without asking; both survive a collection, a restart, and save and load.
     f.images.collect().unwrap();
     let mut saved = Vec::new();
-    f.images.save(&[name.familiar()], &mut saved, &Cancel::new()).unwrap();
+    f.images.save(&[name.familiar()], &[], &mut saved, &Cancel::new()).unwrap();
     let Fixture { dir, images, .. } = f;
     drop(images);
     let (images, _) = open(dir.path());
     assert_eq!(images.resolve(&name.familiar()).unwrap().platform(), Platform::host());
     assert!(listing(&Fixture { dir, images, bus: Bus::new() }, &second).contains(&"arch".to_owned()));
     let f = fixture();
-    let loaded = f.images.load(&mut &saved[..], &Progress::none(), &Cancel::new()).unwrap();
+    let loaded = f.images.load(&mut &saved[..], &[], &Progress::none(), &Cancel::new()).unwrap();
     assert_eq!(loaded[0].id, digest);
     assert!(f.images.resolve_for(&name.familiar(), Some(&other)).is_ok());
     // Not all of the index is here (the attestation is not), so the host's manifest alone is pushed.
