@@ -1,6 +1,8 @@
 //! What a failed request is answered: kind → status in one place, and the text with its causes.
 
 use corten_base::Kind;
+pub(crate) use corten_base::error::chain;
+use corten_base::error::errno_text;
 use corten_wire::api::{DecodeError, ErrorResponse, FilterError};
 use http::StatusCode;
 
@@ -29,21 +31,6 @@ pub fn status_of(kind: Kind) -> StatusCode {
     }
 }
 
-/// The error and its causes, joined by `: `; a cause that the text already ends with is not repeated.
-#[must_use]
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
-}
-
 impl ApiError {
     /// An error of a kind.
     #[must_use]
@@ -53,7 +40,7 @@ impl ApiError {
 
     /// An error of the layers below.
     #[must_use]
-    pub fn from_error(kind: Kind, error: &dyn std::error::Error) -> Self {
+    pub fn from_error(kind: Kind, error: &(dyn std::error::Error + 'static)) -> Self {
         Self::new(kind, chain(error))
     }
 
@@ -96,7 +83,7 @@ impl From<FilterError> for ApiError {
 
 impl From<std::io::Error> for ApiError {
     fn from(e: std::io::Error) -> Self {
-        Self::internal(e.to_string())
+        Self::internal(errno_text(&e))
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod cancel;
 pub mod db;
 pub mod digest;
+pub mod error;
 pub mod event;
 pub mod fs;
 pub mod id;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use corten_base::error::errno_text;
 use corten_client::Body;
 
 use crate::archive::{self, Owner, Pipe, Writer};
@@ -175,7 +176,7 @@ fn locate(root: &Path, dockerfile: &str) -> Result<(String, Option<Vec<u8>>)> {
         Ok(inside) => Ok((inside.to_string_lossy().into_owned(), None)),
         Err(_) => {
             let file = std::fs::File::open(&real)
-                .map_err(|e| fail(format!("unable to open Dockerfile: {}", opts::os_error(&e)), 1))?;
+                .map_err(|e| fail(format!("unable to open Dockerfile: {}", errno_text(&e)), 1))?;
             Ok((outside_name(), Some(read_limited(file, "Dockerfile")?)))
         }
     }

@@ -9,6 +9,7 @@ mod volume;
 
 use std::path::Path;
 
+use corten_base::error::errno_text;
 use corten_base::units;
 use corten_client::Filters;
 use serde_json::{Map, Value, json};
@@ -179,11 +180,11 @@ pub(crate) fn environment(values: &[String], files: &[String]) -> Result<Vec<Str
 }
 
 fn read_lines(file: &str) -> Result<Vec<String>, String> {
-    let meta = std::fs::metadata(file).map_err(|e| format!("open {file}: {}", os_error(&e)))?;
+    let meta = std::fs::metadata(file).map_err(|e| format!("open {file}: {}", errno_text(&e)))?;
     if meta.len() > MAX_FILE {
         return Err(format!("open {file}: file too large"));
     }
-    let bytes = std::fs::read(file).map_err(|e| format!("open {file}: {}", os_error(&e)))?;
+    let bytes = std::fs::read(file).map_err(|e| format!("open {file}: {}", errno_text(&e)))?;
     let text = String::from_utf8(bytes).map_err(|_| format!("invalid utf8 bytes in file: {file:?}"))?;
     let mut lines = Vec::new();
     for line in text.strip_prefix('\u{feff}').unwrap_or(&text).lines() {
@@ -201,18 +202,6 @@ fn read_lines(file: &str) -> Result<Vec<String>, String> {
         lines.push(line.to_owned());
     }
     Ok(lines)
-}
-
-/// Go's words for the errors of files.
-pub(crate) fn os_error(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "no such file or directory".into(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".into(),
-        _ => {
-            let text = error.to_string();
-            text.split(" (os error").next().unwrap_or(&text).to_lowercase()
-        }
-    }
 }
 
 /// `--add-host name:ip`, `name=ip`, `name:host-gateway`, as `name:ip`.

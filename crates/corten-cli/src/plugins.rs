@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use corten_base::error::errno_text;
 use serde_json::Value;
 
 use crate::cli::Cli;
@@ -96,7 +97,7 @@ impl Plugin {
             command.env("DOCKER_HOST", host);
         }
         let error = command.exec();
-        Err(fail(format!("docker: {}: {}", self.path.display(), crate::opts::os_error(&error)), 1))
+        Err(fail(format!("docker: {}: {}", self.path.display(), errno_text(&error)), 1))
     }
 
     /// Asks it; `None` where it is no plugin.

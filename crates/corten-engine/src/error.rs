@@ -5,6 +5,7 @@
 
 use corten_base::Kind;
 use corten_base::db::DbError;
+pub(crate) use corten_base::error::chain;
 use corten_base::fs::FileError;
 
 /// Result of the engine's operations.
@@ -125,18 +126,6 @@ impl Error {
     pub(crate) fn io(what: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
         Self::Io { what: what.into(), source: source.into() }
     }
-}
-
-/// `a: b: c` of an error and its sources.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }
 
 /// The request cannot be right (400).

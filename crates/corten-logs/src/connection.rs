@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use corten_base::error::errno_text;
 use corten_base::tls::{AcceptAny, provider};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
@@ -56,9 +57,7 @@ pub(crate) fn dial_error(endpoint: &Endpoint, error: &io::Error) -> String {
     };
     match error.kind() {
         _ if error.raw_os_error().is_some() => {
-            let text = error.to_string();
-            let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-            format!("dial {network} {address}: connect: {text}")
+            format!("dial {network} {address}: connect: {}", errno_text(error))
         }
         io::ErrorKind::TimedOut => format!("dial {network} {address}: i/o timeout"),
         _ => format!("dial {network} {address}: {error}"),

@@ -6,6 +6,8 @@
 use std::io;
 
 use corten_base::Kind;
+use corten_base::error::chain;
+pub(crate) use corten_base::error::errno_text;
 use corten_wire::distribution::{ErrorBody, code};
 
 /// A failure of the client.
@@ -151,21 +153,6 @@ impl RegistryError {
     }
 }
 
-/// Joins an error and its causes with `: `; a cause that repeats its effect's text is left out.
-pub(crate) fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut next = e.source();
-    while let Some(cause) = next {
-        let part = cause.to_string();
-        if !text.ends_with(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        next = cause.source();
-    }
-    text
-}
-
 /// An error answer of a registry: `denied: requested access to the resource is denied`.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}", self.text())]
@@ -277,12 +264,4 @@ impl TransportError {
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Broken(_) | Self::Timeout | Self::DialTimeout { .. })
     }
-}
-
-/// Go's lower-case texts of errors, without Rust's `(os error N)`.
-pub(crate) fn errno_text(e: &io::Error) -> String {
-    let text = e.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |c| c.to_lowercase().chain(chars).collect())
 }

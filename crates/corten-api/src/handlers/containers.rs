@@ -218,7 +218,7 @@ pub(crate) fn reference(repo: &str, tag: &str) -> Result<Option<Reference>, ApiE
     if repo.is_empty() {
         return Ok(None);
     }
-    let invalid = |e: &dyn std::error::Error| ApiError::from_error(Kind::InvalidArgument, e);
+    let invalid = |e: &(dyn std::error::Error + 'static)| ApiError::from_error(Kind::InvalidArgument, e);
     let reference: Reference = repo.parse().map_err(|e| invalid(&e))?;
     if reference.digest().is_some() {
         return Err(ApiError::invalid("refusing to create a tag with a digest reference"));

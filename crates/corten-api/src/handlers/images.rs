@@ -234,7 +234,7 @@ async fn import(call: Call) -> Answer {
 
 async fn pull(call: Call) -> Answer {
     let q = &call.query;
-    let invalid = |e: &dyn std::error::Error| ApiError::from_error(Kind::InvalidArgument, e);
+    let invalid = |e: &(dyn std::error::Error + 'static)| ApiError::from_error(Kind::InvalidArgument, e);
     let mut wanted: Reference = q.text("fromImage").parse().map_err(|e| invalid(&e))?;
     let tag = q.text("tag");
     if tag.contains(':') {
@@ -270,7 +270,7 @@ async fn all_tags(
 }
 
 pub(crate) async fn push(call: Call) -> Answer {
-    let invalid = |e: &dyn std::error::Error| ApiError::from_error(Kind::InvalidArgument, e);
+    let invalid = |e: &(dyn std::error::Error + 'static)| ApiError::from_error(Kind::InvalidArgument, e);
     let mut name: Reference = call.name().parse().map_err(|e| invalid(&e))?;
     let tag = call.query.text("tag");
     if !tag.is_empty() {

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
+use corten_base::error::errno_text;
 use corten_base::{Reference, units};
 use corten_client::Query;
 use serde_json::{Map, Value, json};
@@ -141,8 +142,7 @@ async fn build(cli: &Cli, flags: &Flags) -> Result {
         if id.is_empty() {
             return Err(fail("cannot write image ID: the daemon did not report it".to_owned(), 1));
         }
-        std::fs::write(iidfile, &id)
-            .map_err(|e| fail(format!("open {iidfile}: {}", opts::os_error(&e)), 1))?;
+        std::fs::write(iidfile, &id).map_err(|e| fail(format!("open {iidfile}: {}", errno_text(&e)), 1))?;
     }
     Ok(())
 }

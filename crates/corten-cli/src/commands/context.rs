@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 
+use corten_base::error::errno_text;
 use serde_json::{Value, json};
 
 use crate::archive::{Header, Reader, Writer};
@@ -13,8 +14,8 @@ use crate::error::{Result, fail};
 use crate::flags::Kind::{Bool, List, Text};
 use crate::flags::{Flags, flag, long};
 use crate::format::{self, Row, Table, text};
+use crate::term;
 use crate::tree::{Arity, Command, PLAIN};
-use crate::{opts, term};
 
 const DESCRIPTION: crate::flags::Flag = long("description", Text, "What it is");
 const DOCKER: crate::flags::Flag =
@@ -121,7 +122,7 @@ fn endpoint(cli: &Cli, values: &[String]) -> Result<Endpoint> {
                 125,
             )
         })?;
-        let read = || std::fs::read(value).map_err(|e| bad(format!("open {value}: {}", opts::os_error(&e))));
+        let read = || std::fs::read(value).map_err(|e| bad(format!("open {value}: {}", errno_text(&e))));
         match key {
             "host" => host = value.to_owned(),
             "ca" => files.push(("ca.pem", read()?)),
@@ -362,7 +363,7 @@ async fn export(cli: &Cli, flags: &Flags) -> Result {
         let why = if e.kind() == std::io::ErrorKind::AlreadyExists {
             "file exists".to_owned()
         } else {
-            opts::os_error(&e)
+            errno_text(&e)
         };
         fail(format!("open {target}: {why}"), 1)
     })?;
@@ -382,7 +383,7 @@ async fn import(cli: &Cli, flags: &Flags) -> Result {
     match source.as_str() {
         "-" => std::io::stdin().lock().take(MAX_ARCHIVE + 1).read_to_end(&mut bytes)?,
         path => std::fs::File::open(path)
-            .map_err(|e| fail(format!("open {path}: {}", opts::os_error(&e)), 1))?
+            .map_err(|e| fail(format!("open {path}: {}", errno_text(&e)), 1))?
             .take(MAX_ARCHIVE + 1)
             .read_to_end(&mut bytes)?,
     };

@@ -1,5 +1,6 @@
 //! Images.
 
+use corten_base::error::errno_text;
 use corten_base::{Kind as Failure, Reference, units};
 use corten_client::Query;
 use serde_json::Value;
@@ -504,7 +505,7 @@ fn input_body(path: &str) -> Result<corten_client::Body> {
         }));
     }
     let mut file =
-        std::fs::File::open(path).map_err(|e| fail(format!("open {path}: {}", opts::os_error(&e)), 1))?;
+        std::fs::File::open(path).map_err(|e| fail(format!("open {path}: {}", errno_text(&e)), 1))?;
     Ok(archive::body("application/x-tar", move |pipe| std::io::copy(&mut file, pipe).map(drop)))
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use corten_base::error::errno_text;
 use corten_base::units;
 use corten_client::Query;
 use serde_json::Value;
@@ -107,7 +108,7 @@ async fn from_container(cli: &Cli, flags: &Flags, container: &str, from: &str, t
         }
     }
     drop(sender);
-    unpack.await?.map_err(|e| fail(opts::os_error(&e), 1))?;
+    unpack.await?.map_err(|e| fail(errno_text(&e), 1))?;
     report(cli, flags, total, &shown);
     Ok(())
 }
@@ -190,7 +191,7 @@ async fn to_container(cli: &Cli, flags: &Flags, container: &str, from: &str, to:
     let source = PathBuf::from(opts::absolute(from));
     let follow = flags.on("follow-link") || from.ends_with('/');
     let meta = if follow { std::fs::metadata(&source) } else { std::fs::symlink_metadata(&source) };
-    let meta = meta.map_err(|e| fail(format!("lstat {}: {}", source.display(), opts::os_error(&e)), 1))?;
+    let meta = meta.map_err(|e| fail(format!("lstat {}: {}", source.display(), errno_text(&e)), 1))?;
     if from.ends_with('/') && !meta.is_dir() {
         return Err(fail("not a directory", 1));
     }

@@ -1,5 +1,6 @@
 //! `logs`, `top`, `diff`, `port`, `export`, `commit`.
 
+use corten_base::error::errno_text;
 use corten_client::{ByteStream, LogOptions, Query};
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use crate::error::{Result, fail};
 use crate::flags::Flags;
 use crate::streams::Splitter;
 use crate::tabwriter::TabWriter;
-use crate::{human, opts, term};
+use crate::{human, term};
 
 /// A time as the API takes it: seconds since the epoch, from RFC 3339, a Go duration before now, or seconds.
 pub(crate) fn timestamp(text: &str) -> Result<String> {
@@ -166,7 +167,7 @@ pub(crate) fn check_output(what: &str, path: &str) -> Result {
     let target = std::path::Path::new(path);
     let dir = target.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
     if let Err(e) = std::fs::metadata(dir) {
-        let why = opts::os_error(&e);
+        let why = errno_text(&e);
         return Err(fail(format!("{what}: invalid output path: stat {}: {why}", dir.display()), 1));
     }
     match std::fs::metadata(target) {
@@ -188,8 +189,8 @@ pub(crate) async fn save(cli: &Cli, mut stream: ByteStream, path: &str) -> Resul
     }
     let temp = format!("{path}.tmp{}", std::process::id());
     let write = async {
-        let mut file = std::fs::File::create(&temp)
-            .map_err(|e| fail(format!("open {path}: {}", opts::os_error(&e)), 1))?;
+        let mut file =
+            std::fs::File::create(&temp).map_err(|e| fail(format!("open {path}: {}", errno_text(&e)), 1))?;
         while let Some(chunk) = stream.next().await? {
             file.write_all(&chunk)?;
         }

@@ -1,5 +1,6 @@
 //! The flags of `run` and `create`, and the request they make.
 
+use corten_base::error::errno_text;
 use serde_json::{Map, Value, json};
 
 use crate::cli::Cli;
@@ -408,10 +409,7 @@ fn security(values: &[String]) -> Result<Security, String> {
             Some(("systempaths", "unconfined")) => paths = json!([]),
             Some(("seccomp", profile)) if !["unconfined", "builtin"].contains(&profile) => {
                 let text = std::fs::read_to_string(profile).map_err(|e| {
-                    format!(
-                        "opening seccomp profile ({profile}) failed: open {profile}: {}",
-                        opts::os_error(&e)
-                    )
+                    format!("opening seccomp profile ({profile}) failed: open {profile}: {}", errno_text(&e))
                 })?;
                 let json: Value = serde_json::from_str(&text)
                     .map_err(|e| format!("compacting json for seccomp profile ({profile}) failed: {e}"))?;

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use corten_base::error::errno_text;
 use corten_base::{Kind, Reference};
 use corten_client::{AttachOptions, Client, Error, JsonLines, Query};
 use serde_json::Value;
@@ -24,7 +25,7 @@ use crate::error::{Failure, Result, exit, fail};
 use crate::flags::Flags;
 use crate::progress::{self, Target};
 use crate::streams::{self, End, Session};
-use crate::{opts, registry, term};
+use crate::{registry, term};
 
 /// Puts docker's frame around the error of `run` and `create`.
 fn framed(cli: &Cli, error: anyhow::Error, code: i32) -> anyhow::Error {
@@ -266,7 +267,7 @@ async fn create_container(cli: &Cli, flags: &Flags, request: &Create) -> Result<
     let mut file = match cidfile {
         "" => None,
         path => Some(std::fs::File::create_new(path).map_err(|e| {
-            fail(format!("failed to create the container ID file: open {path}: {}", opts::os_error(&e)), 125)
+            fail(format!("failed to create the container ID file: open {path}: {}", errno_text(&e)), 125)
         })?),
     };
     let created = match client.container_create(flags.text("name"), &platform, &request.body).await {
