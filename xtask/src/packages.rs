@@ -15,6 +15,7 @@ pub fn ensure(wanted: &[(&str, &str)]) -> Result<()> {
         return Ok(());
     }
     println!("installing {}", missing.join(" "));
+    let _quiet = NoServices::new()?;
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
         command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
@@ -26,12 +27,44 @@ pub fn ensure(wanted: &[(&str, &str)]) -> Result<()> {
         apt(&["update", "-qq"])?;
         apt(&install).context("this task needs root and Debian's package archive")?;
     }
+    if missing.contains(&"firewalld") {
+        // Its package would have it start with the machine. Without systemd nothing does.
+        Command::new("systemctl").args(["disable", "firewalld"]).output().ok();
+    }
     for (program, package) in wanted {
         if !exists(program) {
             bail!("{package} is installed, but there is no {program}");
         }
     }
     Ok(())
+}
+
+/// While packages are installed, none starts a service: a test's firewall must not become the machine's.
+#[derive(Debug)]
+struct NoServices {
+    made: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn new() -> Result<Self> {
+        let made = !Path::new(POLICY).exists();
+        if made {
+            std::fs::write(POLICY, "#!/bin/sh\nexit 101\n").context("packages are installed as root")?;
+            let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(POLICY, executable)?;
+        }
+        Ok(Self { made })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.made {
+            std::fs::remove_file(POLICY).ok();
+        }
+    }
 }
 
 /// Whether a program is in `PATH` (or at its absolute path).

@@ -56,8 +56,10 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
-    // Never active on the machine itself: a test has its own in namespaces.
+    // Never active on the machine itself: tests have their own in namespaces.
     ("ufw", "ufw"),
+    ("firewalld", "firewalld"),
+    ("dbus-daemon", "dbus-daemon"),
     ("skopeo", "skopeo"),
     // A foreign runtime of the daemon.
     ("runc", "runc"),

@@ -1,6 +1,7 @@
 //! Networks as records: names, ids, labels, Docker's views. What they are in the kernel is corten-net's.
 
 pub(crate) mod status;
+pub(crate) mod template;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,10 +16,11 @@ use corten_wire::api::network::{
 use corten_wire::api::{Filters, TextMap};
 
 use crate::config::EngineConfig;
-use crate::error::{Error, Result, chain, conflict, forbidden, invalid, unsupported};
+use crate::error::{Error, Result, chain, conflict, forbidden, invalid};
 use crate::failpoint::failpoint;
 use crate::record::{NETWORKS, NetworkEntry};
 use crate::volumes::now;
+use template::Template;
 
 impl From<NetError> for Error {
     fn from(error: NetError) -> Self {
@@ -66,6 +68,8 @@ impl Networks {
                 attachable: false,
                 ipam_options: None,
                 plan: None,
+                template: None,
+                config_from: String::new(),
             });
             if driver == "bridge" {
                 match net.ensure_default_network(id.clone())? {
@@ -147,18 +151,34 @@ impl Networks {
     }
 
     /// `POST /networks/create`. Blocks.
-    pub(crate) fn create(&self, request: NetworkCreateRequest) -> Result<Id> {
+    pub(crate) fn create(&self, mut request: NetworkCreateRequest) -> Result<Id> {
+        check_name(&request.name)?;
+        template::validate(&request)?;
+        {
+            let entries = self.entries();
+            let named = |e: &&NetworkEntry| Some(e.name.as_str()) == template::source(&request);
+            let found = entries.values().find(named).cloned();
+            drop(entries);
+            template::apply(&mut request, found.as_ref())?;
+        }
         let spec = self.spec(&request)?;
         let id = spec.id.clone();
         let mut entry = NetworkEntry {
             id: id.clone(),
             name: request.name.clone(),
-            driver: spec.driver.clone(),
+            driver: if request.config_only { "null".into() } else { spec.driver.clone() },
             created_ns: now(),
-            labels: request.labels.unwrap_or_default(),
+            labels: request.labels.clone().unwrap_or_default(),
             attachable: request.attachable,
-            ipam_options: request.ipam.and_then(|i| i.options),
+            ipam_options: request.ipam.as_ref().and_then(|i| i.options.clone()),
             plan: None,
+            template: request.config_only.then(|| Template {
+                ipv4: spec.ipv4,
+                ipv6: spec.ipv6,
+                ipam: request.ipam.clone().unwrap_or_default(),
+                options: spec.options.clone(),
+            }),
+            config_from: template::source(&request).unwrap_or_default().to_owned(),
         };
         {
             // The name is taken before the slow part, so that two requests cannot both have it.
@@ -168,8 +188,12 @@ impl Networks {
             }
             entries.insert(id.clone(), entry.clone());
         }
-        let made = self.inner.net.create_network(spec).map_err(Error::from).and_then(|plan| {
-            entry.plan = Some(plan);
+        let planned = match entry.template {
+            Some(_) => spec.validate_ipam().map(|()| None),
+            None => self.inner.net.create_network(spec).map(Some),
+        };
+        let made = planned.map_err(Error::from).and_then(|plan| {
+            entry.plan = plan;
             failpoint!("engine.network.before_record");
             let saved = self
                 .inner
@@ -193,22 +217,10 @@ impl Networks {
     }
 
     fn spec(&self, request: &NetworkCreateRequest) -> Result<NetworkSpec> {
-        if request.name.trim().is_empty() {
-            return Err(invalid("invalid name: name is empty"));
-        }
-        if is_predefined(&request.name) || request.name == "default" {
-            return Err(forbidden(format!(
-                "operation is not permitted on predefined {} network",
-                request.name
-            )));
-        }
         let driver =
             if request.driver.is_empty() || request.driver == "default" { "bridge" } else { &request.driver };
-        if matches!(driver, "host" | "null") {
+        if matches!(driver, "host" | "null") && !request.config_only {
             return Err(forbidden(format!("only one instance of {driver:?} network is allowed")));
-        }
-        if request.config_only || request.config_from.as_ref().is_some_and(|c| !c.network.is_empty()) {
-            return Err(unsupported("configuration-only networks are not supported by this engine"));
         }
         if request.ingress || !matches!(request.scope.as_str(), "" | "local") {
             return Err(conflict(
@@ -221,7 +233,8 @@ impl Networks {
             plan.push(ipam_config(config)?);
         }
         let mut options: BTreeMap<String, String> = request.options.clone().unwrap_or_default();
-        for (key, value) in self.inner.defaults.get(driver).into_iter().flatten() {
+        let defaults = self.inner.defaults.get(driver).filter(|_| request.config_from.is_none());
+        for (key, value) in defaults.into_iter().flatten() {
             options.entry(key.clone()).or_insert_with(|| value.clone());
         }
         Ok(NetworkSpec {
@@ -243,6 +256,9 @@ impl Networks {
         if is_predefined(&entry.name) {
             return Err(forbidden(format!("{} is a pre-defined network and cannot be removed", entry.name)));
         }
+        if entry.template.is_some() && self.entries().values().any(|e| e.config_from == entry.name) {
+            return Err(forbidden(format!("configuration network {:?} is in use", entry.name)));
+        }
         self.inner.net.remove_network(&entry.id)?;
         failpoint!("engine.network.after_kernel");
         self.inner.db.write::<_, Error>(Commit::Durable, |w| {
@@ -253,6 +269,16 @@ impl Networks {
         self.publish("destroy", &entry, None);
         Ok(())
     }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if name.trim().is_empty() {
+        return Err(invalid("invalid name: name is empty"));
+    }
+    if is_predefined(name) || name == "default" {
+        return Err(forbidden(format!("operation is not permitted on predefined {name} network")));
+    }
+    Ok(())
 }
 
 fn ipam_config(config: &ApiIpamConfig) -> Result<IpamConfig> {
@@ -293,23 +319,33 @@ pub(crate) fn view(entry: &NetworkEntry, containers: BTreeMap<String, NetworkCon
             })
             .collect()
     });
-    let plan = entry.plan.as_ref();
+    let (plan, template) = (entry.plan.as_ref(), entry.template.as_ref());
+    let ipam = Ipam {
+        driver: template
+            .map(|t| &t.ipam.driver)
+            .filter(|d| !d.is_empty())
+            .cloned()
+            .unwrap_or("default".into()),
+        options: entry.ipam_options.clone(),
+        config: config.or_else(|| template?.shown()),
+    };
+    let options = plan.map(|p| &p.options).or(template.map(|t| &t.options));
     Network {
         name: entry.name.clone(),
         id: entry.id.to_string(),
         created: time::rfc3339_nano(i128::from(entry.created_ns)),
         scope: "local".into(),
         driver: entry.driver.clone(),
-        enable_ipv4: plan.is_none_or(|p| p.ipv4),
-        enable_ipv6: plan.is_some_and(|p| p.ipv6),
-        ipam: Ipam { driver: "default".into(), options: entry.ipam_options.clone(), config },
+        enable_ipv4: plan.is_none_or(|p| p.ipv4) && template.is_none_or(|t| t.ipv4),
+        enable_ipv6: plan.is_some_and(|p| p.ipv6) || template.is_some_and(|t| t.ipv6),
+        ipam,
         internal: plan.is_some_and(|p| p.internal),
         attachable: entry.attachable,
         ingress: false,
-        config_from: ConfigReference::default(),
-        config_only: false,
+        config_from: ConfigReference { network: entry.config_from.clone() },
+        config_only: template.is_some(),
         containers: Some(containers),
-        options: plan.map(|p| p.options.clone()).unwrap_or_default(),
+        options: options.cloned().unwrap_or_default(),
         labels: entry.labels.clone(),
         status: None,
     }

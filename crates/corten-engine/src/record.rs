@@ -229,7 +229,13 @@ pub(crate) struct NetworkEntry {
     /// Options of the address management.
     #[serde(default)]
     pub ipam_options: Option<TextMap>,
-    /// What corten-net made of it; none for `host` and `none`.
+    /// What corten-net made of it; none for `host`, `none` and templates.
     #[serde(default)]
     pub plan: Option<corten_net::NetworkRecord>,
+    /// It is a configuration for others, and nothing else.
+    #[serde(default)]
+    pub template: Option<crate::networks::template::Template>,
+    /// The name of the configuration that it was made from.
+    #[serde(default)]
+    pub config_from: String,
 }

@@ -230,6 +230,33 @@ fn refuse_unsupported(h: &HostConfig) -> Result<()> {
     Ok(())
 }
 
+/// What a container in another one's network cannot have of its own; `config` is the request's, without the image's.
+pub(crate) fn shared_network(config: &ContainerConfig, h: &HostConfig) -> Result<()> {
+    let has = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
+    if !h.network_mode.starts_with("container:") {
+        return Ok(());
+    }
+    for (given, what) in [
+        (!config.hostname.is_empty(), "hostname and the network mode"),
+        (
+            has(&h.links),
+            "container type network can't be used with links. This would result in undefined behavior",
+        ),
+        (has(&h.dns), "dns and the network mode"),
+        (has(&h.extra_hosts), "custom host-to-IP mapping and the network mode"),
+        (
+            !h.port_bindings.is_empty() || h.publish_all_ports,
+            "port publishing and the container type network mode",
+        ),
+        (!config.exposed_ports.is_empty(), "port exposing and the container type network mode"),
+    ] {
+        if given {
+            return Err(invalid(format!("conflicting options: {what}")));
+        }
+    }
+    Ok(())
+}
+
 fn modes(h: &HostConfig) -> Result<()> {
     let joined = |mode: &str| mode.strip_prefix("container:").is_some_and(|c| !c.is_empty());
     if !matches!(h.uts_mode.as_str(), "" | "host") {

@@ -109,6 +109,8 @@ pub struct NetConfig {
     pub ip_masq: bool,
     /// `--icc` of the default bridge.
     pub icc: bool,
+    /// `--userland-proxy`: ports of IPv6 addresses lead to containers without IPv6 too.
+    pub relay: bool,
     /// `--bridge-dns`: names of containers on the default bridge too.
     pub bridge_names: bool,
     /// `--ip`: address that published ports bind to by default.
@@ -136,6 +138,7 @@ impl NetConfig {
             direct_routing: false,
             ip_masq: true,
             icc: true,
+            relay: true,
             bridge_names: false,
             host_ip: None,
             ready_sandboxes: 2,

@@ -15,16 +15,15 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use corten_base::Id;
 use corten_sys::netns;
-use rustix::event::EventfdFlags;
 
 use crate::endpoint::EndpointRecord;
 use crate::nft::{Table, TableFamily};
 use crate::plan;
+use crate::worker::Worker;
 
 mod server;
 mod zones;
@@ -67,16 +66,9 @@ enum Order {
 pub(crate) struct Dns {
     zones: Arc<Mutex<Zones>>,
     served: Mutex<HashSet<Id>>,
-    running: Mutex<Option<Running>>,
+    running: Mutex<Option<Worker<Order>>>,
     directory: PathBuf,
     home: Arc<OwnedFd>,
-}
-
-#[derive(Debug)]
-struct Running {
-    orders: Option<Sender<Order>>,
-    wake: Arc<OwnedFd>,
-    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Dns {
@@ -136,40 +128,13 @@ impl Dns {
         lock(&self.zones).set_view(container, view);
     }
 
-    fn start(&self) -> io::Result<Running> {
-        let wake = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let (orders, queue) = mpsc::channel();
-        let server = server::Server::new(
-            Arc::clone(&self.zones),
-            queue,
-            Arc::clone(&wake),
-            self.directory.clone(),
-            Arc::clone(&self.home),
-        )?;
-        let thread = std::thread::Builder::new()
-            .name("net-dns".into())
-            .stack_size(256 * 1024)
-            .spawn(move || server.run())?;
-        Ok(Running { orders: Some(orders), wake, thread: Some(thread) })
-    }
-}
-
-impl Running {
-    fn order(&self, order: Order) -> io::Result<()> {
-        let orders = self.orders.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
-        orders.send(order).map_err(|_| io::ErrorKind::BrokenPipe)?;
-        rustix::io::write(&self.wake, &1u64.to_ne_bytes())?;
-        Ok(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.orders = None;
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+    fn start(&self) -> io::Result<Worker<Order>> {
+        let (zones, directory, home) =
+            (Arc::clone(&self.zones), self.directory.clone(), Arc::clone(&self.home));
+        Worker::start("net-dns", |orders| {
+            let server = server::Server::new(zones, orders, directory, home)?;
+            Ok(move || server.run())
+        })
     }
 }
 

@@ -133,6 +133,15 @@ pub struct PortRecord {
     pub host_port: u16,
 }
 
+/// Ports of another container that are open to a linked one, where containers otherwise do not reach each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// The other container.
+    pub container: Id,
+    /// Its ports.
+    pub ports: Vec<(Protocol, u16)>,
+}
+
 /// A container's attachment to a network as the engine wants it.
 #[derive(Debug, Clone)]
 pub struct EndpointSpec {
@@ -150,6 +159,8 @@ pub struct EndpointSpec {
     pub ipv4: Option<Ipv4Addr>,
     /// Address the user asked for.
     pub ipv6: Option<Ipv6Addr>,
+    /// Further addresses of the link that are known on it alone (`LinkLocalIPs`).
+    pub link_local: Vec<IpAddr>,
     /// Hardware address the user asked for.
     pub mac: Option<Mac>,
     /// Link name inside the container; `None` takes the next free `ethN`.
@@ -160,6 +171,8 @@ pub struct EndpointSpec {
     pub ports: Vec<PortSpec>,
     /// Names of its own that the container has for others of the network: (other, name).
     pub links: Vec<(String, String)>,
+    /// What is open to it although the network has no communication between containers (`--link`).
+    pub openings: Vec<Opening>,
     /// Limits of its link.
     pub rates: Rates,
     /// `net.X.Y.IFNAME.Z=value` settings for its link (`com.docker.network.endpoint.sysctls`).
@@ -205,6 +218,9 @@ pub struct EndpointRecord {
     /// Names of its own that the container has for others of the network: (other, name).
     #[serde(default)]
     pub links: Vec<(String, String)>,
+    /// What is open to it although the network has no communication between containers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub openings: Vec<Opening>,
     /// Limits of its link.
     #[serde(default, skip_serializing_if = "Rates::is_unlimited")]
     pub rates: Rates,

@@ -24,7 +24,7 @@
 //! # Threads
 //!
 //! `net-sandbox` makes namespaces ready ahead of need and takes links down behind the caller's back; `net-dns`
-//! serves every container's 127.0.0.11; `net-filter` looks after the packet filter when other programs have changed it.
+//! serves every container's 127.0.0.11; `net-relay` carries connections from IPv6 to containers without it; `net-filter` looks after the packet filter when other programs have changed it.
 //! All end with the last [`Net`].
 
 mod config;
@@ -39,14 +39,16 @@ mod nft;
 mod nla;
 mod plan;
 mod ports;
+mod relay;
 mod route;
 mod sandbox;
 mod state;
+mod worker;
 
 pub use config::{AddressPool, DefaultBridge, FirewallMark, HostRules, InvalidMark, NetConfig};
 pub use endpoint::{
-    EndpointRecord, EndpointSpec, InterfaceStats, InvalidMac, Mac, PortRecord, PortSpec, Protocol, Rates,
-    SandboxSpec, Upstream, sandbox_id,
+    EndpointRecord, EndpointSpec, InterfaceStats, InvalidMac, Mac, Opening, PortRecord, PortSpec, Protocol,
+    Rates, SandboxSpec, Upstream, sandbox_id,
 };
 pub use error::{NetError, PortError};
 pub use net::Net;

@@ -17,13 +17,14 @@ use crate::config::{AddressPool, HostRules, NetConfig};
 use crate::conntrack::{self, Change};
 use crate::dns::Dns;
 use crate::endpoint::{
-    EndpointRecord, EndpointSpec, InterfaceStats, PortRecord, PortSpec, Protocol, Rates, SandboxSpec,
+    EndpointRecord, EndpointSpec, InterfaceStats, Opening, PortRecord, PortSpec, Protocol, Rates, SandboxSpec,
 };
 use crate::error::NetError;
 use crate::ipam;
 use crate::network::{Driver, IpamConfig, NetworkRecord, NetworkSpec};
 use crate::nft::{Table, TableFamily};
 use crate::plan;
+use crate::relay::Relay;
 use crate::route::Rtnetlink;
 use crate::sandbox::{Sandboxes, read_setting, write_setting};
 use crate::state::State;
@@ -58,6 +59,7 @@ struct Inner {
     no_routing: bool,
     sandboxes: Sandboxes,
     dns: Dns,
+    relay: Relay,
 }
 
 impl Net {
@@ -131,6 +133,7 @@ impl Net {
         }
         let mut state = State::new(config.firewall);
         state.direct = config.direct_routing;
+        state.ports.relayed = config.relay;
         let state = Mutex::new(state);
         let (host, waiting) = (Mutex::new(host), AtomicBool::new(waiting));
         let inner = Arc::new(Inner {
@@ -145,6 +148,7 @@ impl Net {
             no_routing,
             sandboxes,
             dns,
+            relay: Relay::default(),
         });
         let watch = Watch::start(&inner).map_err(kernel("watch the packet filter"))?;
         Ok(Self(inner, Arc::new(watch)))
@@ -248,10 +252,15 @@ impl Net {
             let mut state = lock(&self.0.state);
             let record = state.add_endpoint(&spec)?;
             let network = state.network(&spec.network)?.clone();
-            let plan = link::Plan::new(&state, &record, &network, self.0.mtu, sysctls);
+            let mut plan = link::Plan::new(&state, &record, &network, self.0.mtu, sysctls);
+            plan.add_link_local(&spec.link_local);
             (record, network, plan)
         };
-        let connected = self.0.connect(&record, &network, plan).and_then(|()| self.0.open_ports(&record));
+        let connected = self
+            .0
+            .connect(&record, &network, plan)
+            .and_then(|()| self.0.open_ports(&record))
+            .and_then(|()| self.0.open_links(&network));
         if let Err(error) = connected {
             // As above: the first error is the one to tell.
             let _ = self.detach(&record);
@@ -262,10 +271,11 @@ impl Net {
 
     /// Disconnects it. Idempotent. In a sandbox that has no other endpoint the link goes behind the caller's back.
     pub fn detach(&self, endpoint: &EndpointRecord) -> Result<(), NetError> {
-        let (publications, last, routes) = {
+        let (publications, relayed, last, routes) = {
             let mut state = lock(&self.0.state);
             let Some(known) = state.endpoints.get(&endpoint.id).cloned() else { return Ok(()) };
             let publications = state.publications(&known);
+            let relayed = state.relayed(&known).into_iter().map(|line| line.port).collect();
             let before = link::default_routes(&state, &known.container);
             // Addresses and ports stay taken until nothing leads to them any more; the record goes first, so that
             // the routes of the others can be worked out.
@@ -273,17 +283,20 @@ impl Net {
             let last = state.endpoints_of(&known.container).next().is_none();
             let routes = link::changed_routes(&before, &link::default_routes(&state, &known.container));
             state.endpoints.insert(known.id.clone(), known);
-            (publications, last, routes)
+            (publications, relayed, last, routes)
         };
         self.0.dns.forget(&endpoint.network, &endpoint.id);
         let closed = self.0.close_ports(&publications);
+        self.0.relay.close(relayed);
         let cut = self.0.disconnect(endpoint, last, &routes);
         let mut state = lock(&self.0.state);
         state.forget_endpoint(&endpoint.id);
         let view = link::view(&state, &endpoint.container);
+        let network = state.networks.get(&endpoint.network).cloned();
         drop(state);
         self.0.dns.set_view(&endpoint.container, view);
-        closed.and(cut)
+        let unlinked = network.map_or(Ok(()), |network| self.0.open_links(&network));
+        closed.and(cut).and(unlinked)
     }
 
     /// Changes the published ports of an endpoint while its container runs: all of it, or nothing.
@@ -293,15 +306,23 @@ impl Net {
         drop: &[PortRecord],
         add: &[PortSpec],
     ) -> Result<EndpointRecord, NetError> {
-        let (before, after, closed, opened) = {
+        let (before, after, closed, opened, relayed) = {
             let mut state = lock(&self.0.state);
             let (before, after) = state.change_ports(endpoint, drop, add)?;
             let (old, new) = (state.publications(&before), state.publications(&after));
             let closed: Vec<_> = old.iter().filter(|p| !new.contains(p)).cloned().collect();
             let opened: Vec<_> = new.into_iter().filter(|p| !old.contains(p)).collect();
-            (before, after, closed, opened)
+            let relayed = [state.relayed(&before), state.relayed(&after)];
+            (before, after, closed, opened, relayed)
         };
         let done = self.0.let_back_in(&after).and_then(|()| self.0.change_ports(&closed, &opened));
+        let [old, new] = relayed;
+        let done = done.and_then(|()| {
+            let gone = old.iter().map(|l| l.port).filter(|port| new.iter().all(|l| l.port != *port));
+            self.0.relay.close(gone.collect());
+            let fresh = new.into_iter().filter(|l| old.iter().all(|o| o.port != l.port)).collect();
+            self.0.relay.open(fresh).map_err(NetError::kernel("carry published IPv6 ports"))
+        });
         let mut state = lock(&self.0.state);
         match done {
             Ok(()) => state.settle_ports(&after, &before),
@@ -311,6 +332,23 @@ impl Net {
             }
         }
         Ok(after)
+    }
+
+    /// Other openings for an endpoint.
+    pub fn set_openings(&self, endpoint: &Id, openings: Vec<Opening>) -> Result<EndpointRecord, NetError> {
+        let (record, network) = {
+            let mut state = lock(&self.0.state);
+            let known = state
+                .endpoints
+                .get_mut(endpoint)
+                .ok_or_else(|| NetError::NoEndpoint { id: endpoint.clone() })?;
+            known.openings = openings;
+            let record = known.clone();
+            let network = state.network(&record.network)?.clone();
+            (record, network)
+        };
+        self.0.open_links(&network)?;
+        Ok(record)
     }
 
     /// Other limits for an endpoint's link.
@@ -468,6 +506,7 @@ impl Inner {
         let ports: Vec<plan::Publication> =
             state.endpoints.values().flat_map(|e| state.publications(e)).collect();
         commands.extend(plan::publish(&ports));
+        commands.extend(plan::open_links(&state.openings()));
         self.follow_host_rules(&state, None)?;
         let mut table = lock(filter);
         table.ensure(self.config.exclusive_rules).map_err(NetError::kernel("make the nft table"))?;
@@ -483,8 +522,19 @@ impl Inner {
     }
 
     fn open_ports(&self, record: &EndpointRecord) -> Result<(), NetError> {
-        let publications = lock(&self.state).publications(record);
-        self.change_ports(&[], &publications)
+        let (publications, relayed) = {
+            let state = lock(&self.state);
+            (state.publications(record), state.relayed(record))
+        };
+        self.change_ports(&[], &publications)?;
+        self.relay.open(relayed).map_err(NetError::kernel("carry published IPv6 ports"))
+    }
+
+    /// After an endpoint of this network came, went or changed: what is open between linked containers.
+    fn open_links(&self, network: &NetworkRecord) -> Result<(), NetError> {
+        let Some(filter) = self.ready_filter().filter(|_| network.opens_links()) else { return Ok(()) };
+        let state = lock(&self.state);
+        lock(filter).commit(&plan::open_links(&state.openings())).map_err(NetError::kernel("open links"))
     }
 
     /// One change of the packet filter, whatever the number of ports.

@@ -96,6 +96,14 @@ pub struct NetworkSpec {
     pub options: BTreeMap<String, String>,
 }
 
+impl NetworkSpec {
+    /// Checks the address plan as [`crate::Net::create_network`] does, for a network that is not made.
+    pub fn validate_ipam(&self) -> Result<(), NetError> {
+        let (_, v6) = families(self)?;
+        validate_ipam(&self.ipam, v6)
+    }
+}
+
 /// The drivers that make links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -221,6 +229,13 @@ impl NetworkRecord {
     #[must_use]
     pub fn resolves_names(&self) -> bool {
         !self.settings.default_bridge || self.settings.names
+    }
+
+    /// Whether `--link` opens ports here that are closed otherwise: on a default bridge without communication between
+    /// containers.
+    #[must_use]
+    pub fn opens_links(&self) -> bool {
+        self.settings.default_bridge && !self.settings.icc
     }
 
     /// The subnet of one family.

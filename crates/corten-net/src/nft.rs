@@ -102,6 +102,7 @@ pub(crate) enum Place {
     First,
     /// Behind the rule with this handle.
     Behind(u64),
+    Before(u64),
     Last,
 }
 
@@ -412,12 +413,15 @@ impl Table {
             }
             Command::Tagged { chain, expressions, comment, place } => {
                 *last = batch.len();
-                let append = if *place == Place::First { 0 } else { flag::APPEND };
+                let append = match place {
+                    Place::First | Place::Before(_) => 0,
+                    Place::Behind(_) | Place::Last => flag::APPEND,
+                };
                 batch.message(NEWRULE, flag::CREATE | append, &header, |m| {
                     m.put_str(1, &self.name);
                     m.put_str(2, chain);
                     m.nest(4, |m| expressions.iter().for_each(|e| e.encode(m)));
-                    if let Place::Behind(handle) = place {
+                    if let Place::Behind(handle) | Place::Before(handle) = place {
                         m.put(6, &handle.to_be_bytes());
                     }
                     m.put(7, &comment_data(comment));

@@ -7,7 +7,7 @@
 //!   local       output, dstnat      the same for connections of the host itself, 127.0.0.1 included
 //!   outgoing    postrouting, srcnat masquerade what leaves a subnet, what comes from 127.0.0.1, and hairpins
 //!   routing     forward, filter     only where we switched forwarding on: drop what is neither from nor to a container
-//!   forward     forward, filter     established; same bridge; internal: nothing; published; the rest into a bridge
+//!   forward     forward, filter     established; same bridge; linked; internal: nothing; published; the rest into a bridge
 //!                                   is dropped, out of a bridge accepted
 //! ```
 //!
@@ -20,9 +20,9 @@ use crate::config::FirewallMark;
 use crate::endpoint::Protocol;
 use crate::network::{Driver, GatewayMode, NetworkRecord};
 use crate::nft::shorthand::{
-    accept, deny, destination, established, in_link_among, ipv4, ipv6, link_key, link_pair_among,
-    loopback_destination, loopback_source, member, not_loopback_destination, octets, out_link,
-    out_link_among, padded, rule, service, source_within, to_this_host, was_translated,
+    accept, among, deny, destination, established, in_link_among, ipv4, ipv4_pair, ipv6, link_key, link_pair,
+    loopback_destination, loopback_source, member, not_loopback_destination, not_loopback_destination_v6,
+    octets, out_link, out_link_among, padded, rule, service, source_within, to_this_host, was_translated,
 };
 use crate::nft::{Base, ChainKind, Command, Element, Expr, Field, Hook, Meta, Value};
 
@@ -42,6 +42,9 @@ const OPEN: &str = "open";
 const DIRECT: [&str; 2] = ["direct4", "direct6"];
 /// Address, protocol and port of containers that are reached without translation.
 const ROUTED: [&str; 2] = ["routed4", "routed6"];
+/// Link and link, address and address, protocol and port: what is open between two containers of a network in which
+/// containers otherwise do not reach each other.
+const LINKED: &str = "linked";
 /// Published ports with a host address, by family.
 const BY_ADDRESS: [&str; 2] = ["ports4", "ports6"];
 /// Published ports of all host addresses, by family.
@@ -158,6 +161,34 @@ pub(crate) fn unpublish(ports: &[Publication]) -> Vec<Command> {
     by_set(ports).map(|(set, elements)| Command::Remove { set, elements }).collect()
 }
 
+/// A port that is open between two containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Opened {
+    pub(crate) link: String,
+    pub(crate) source: Ipv4Addr,
+    pub(crate) destination: Ipv4Addr,
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u16,
+}
+
+/// Opens these ports between containers, and no others.
+pub(crate) fn open_links(opened: &[Opened]) -> Vec<Command> {
+    let element = |o: &Opened| {
+        let addresses = [o.source.octets(), o.destination.octets()].concat();
+        let service = [padded(&[o.protocol.number()]), padded(&o.port.to_be_bytes())].concat();
+        member([link_key(&o.link), link_key(&o.link), addresses, service].concat())
+    };
+    let mut elements: Vec<Element> = opened.iter().map(element).collect();
+    // A container that is linked to another one under two names is linked once.
+    elements.sort_by(|a, b| a.key.cmp(&b.key));
+    elements.dedup_by(|a, b| a.key == b.key);
+    let mut commands = vec![Command::FlushSet { set: LINKED }];
+    if !elements.is_empty() {
+        commands.push(Command::Add { set: LINKED, elements });
+    }
+    commands
+}
+
 fn by_set(ports: &[Publication]) -> impl Iterator<Item = (&'static str, Vec<Element>)> {
     [ROUTED, BY_ADDRESS, ANYWHERE, RANGES, ANY_RANGES]
         .concat()
@@ -234,6 +265,7 @@ fn frame() -> Vec<Command> {
         set(OPEN, &[Link, Link], Value::Nothing),
         set(DIRECT[0], &[Link], Value::Nothing),
         set(DIRECT[1], &[Link], Value::Nothing),
+        set(LINKED, &[Link, Link, Ipv4, Ipv4, L4, Port], Value::Nothing),
         set(ROUTED[0], &[Ipv4, L4, Port], Value::Nothing),
         set(ROUTED[1], &[Ipv6, L4, Port], Value::Nothing),
         set(BY_ADDRESS[0], &[Ipv4, L4, Port], Value::Fields(&[Ipv4, Port])),
@@ -280,8 +312,13 @@ fn translation(chain: &'static str) -> Vec<Command> {
     for v6 in [false, true] {
         let family = usize::from(v6);
         let (protocol_check, width) = if v6 { (ipv6(), 4) } else { (ipv4(), 1) };
-        // From outside nothing is at 127.0.0.1, whatever route_localnet says.
-        let guard = if v6 || chain == LOCAL { Vec::new() } else { vec![not_loopback_destination()] };
+        // From outside nothing is at 127.0.0.1, whatever route_localnet says. What the kernel does not let out from ::1
+        // must reach the socket that holds the port.
+        let guard = match (v6, chain == LOCAL) {
+            (false, false) => vec![not_loopback_destination()],
+            (true, true) => vec![not_loopback_destination_v6()],
+            _ => Vec::new(),
+        };
         // The row of ports keeps its numbers.
         let translate = |set: &'static str, port: Option<u32>| {
             vec![Expr::Lookup { set, register: 0, to: Some(8) }, Expr::Dnat { v6, address: 8, port }]
@@ -337,7 +374,8 @@ fn outgoing(network: &NetworkRecord) -> Vec<Command> {
 fn forwarding(accept_mark: Option<FirewallMark>) -> Vec<Command> {
     let mut commands = vec![
         rule(FORWARD, [established(), accept()]),
-        rule(FORWARD, [link_pair_among(OPEN), accept()]),
+        rule(FORWARD, [link_pair(), among(OPEN), accept()]),
+        rule(FORWARD, [link_pair(), ipv4_pair(8), service(10), among(LINKED), accept()]),
         rule(FORWARD, [in_link_among(INTERNAL), deny()]),
         rule(FORWARD, [out_link_among(INTERNAL), deny()]),
         rule(FORWARD, [out_link_among(BRIDGES), was_translated(), accept()]),

@@ -1,8 +1,8 @@
 //! Published ports: which host ports are free, and the sockets that keep them ours.
 //!
 //! A port is held by a bound socket, so that no other program of the host takes it while the packet filter leads its
-//! traffic to a container, and so that a port that another program has is refused. Connections never reach these
-//! sockets: translation comes first.
+//! traffic to a container, and so that a port that another program has is refused. Connections do not reach these
+//! sockets, because translation comes first, but where it cannot ([`crate::relay`]).
 //!
 //! Thousands of ports in a row are not held, because they would be thousands of sockets: it is looked whether somebody
 //! has one of them, and whoever comes later gets a port that nothing from outside arrives at.
@@ -11,11 +11,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::endpoint::{PortRecord, PortSpec, Protocol};
 use crate::error::PortError;
+use crate::relay::Port;
 
 /// The range that ports without a wish are taken from.
 const DYNAMIC: (u16, u16) = (32768, 60999);
@@ -24,18 +26,23 @@ const DYNAMIC: (u16, u16) = (32768, 60999);
 /// been given back a moment ago and live on in a shim that is just being started.
 const PATIENCE: &[u64] = &[1, 2, 4, 8, 16, 32];
 
+/// Connections that wait for the relay.
+const BACKLOG: i32 = 1024;
+
 /// All host ports of this daemon.
 #[derive(Debug)]
 pub(crate) struct Ports {
-    held: BTreeMap<(Protocol, u16, IpAddr), Option<OwnedFd>>,
+    held: BTreeMap<Port, Option<Arc<OwnedFd>>>,
     next: u16,
     /// False where no packet filter is made: then nobody would answer, and nothing is bound.
     hold: bool,
+    /// What arrives over IPv6 for a container without it is carried there.
+    pub(crate) relayed: bool,
 }
 
 impl Ports {
     pub(crate) fn new(hold: bool) -> Self {
-        Self { held: BTreeMap::new(), next: DYNAMIC.0, hold }
+        Self { held: BTreeMap::new(), next: DYNAMIC.0, hold, relayed: false }
     }
 
     /// Takes host ports for all wishes, or none.
@@ -77,6 +84,11 @@ impl Ports {
         Ok(())
     }
 
+    /// The socket that holds a port.
+    pub(crate) fn socket(&self, port: &Port) -> Option<Arc<OwnedFd>> {
+        self.held.get(port)?.clone()
+    }
+
     /// Gives ports back.
     pub(crate) fn free(&mut self, records: &[PortRecord]) {
         for record in records {
@@ -86,10 +98,10 @@ impl Ports {
 
     /// A shim that is just being started has, until its exec is over, copies of all our sockets: closing ours would
     /// not end a listener.
-    fn release(&mut self, port: (Protocol, u16, IpAddr)) {
+    fn release(&mut self, port: Port) {
         if let Some(Some(socket)) = self.held.remove(&port) {
             // ENOTCONN: it does not listen.
-            rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).ok();
+            rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both).ok();
         }
     }
 
@@ -171,7 +183,9 @@ impl Ports {
             self.held.insert((protocol, port, host_ip), None);
             return Ok(());
         }
-        let open = || open(protocol, address).map_err(|error| PortError::Bind { address, protocol, error });
+        let relayed = self.relayed;
+        let open =
+            || open(protocol, address, relayed).map_err(|error| PortError::Bind { address, protocol, error });
         let mut waits = patience.iter();
         let socket = loop {
             match self.hold.then(open).transpose() {
@@ -182,7 +196,7 @@ impl Ports {
                 other => break other?,
             }
         };
-        self.held.insert((protocol, port, host_ip), socket);
+        self.held.insert((protocol, port, host_ip), socket.map(Arc::new));
         Ok(())
     }
 }
@@ -272,11 +286,11 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(97 | 99))
 }
 
-/// Binds the port. TCP over IPv4 listens too: SO_REUSEADDR is needed to pass over connections that an earlier program
-/// left in TIME_WAIT, and a port that only is bound with it could be taken by another program that sets it as well.
-/// The IPv6 socket does not listen, because a network without IPv6 has no translation for it: who connects there is
-/// refused at once and falls back to IPv4.
-fn open(protocol: Protocol, address: SocketAddr) -> io::Result<OwnedFd> {
+/// Binds the port. TCP listens too: SO_REUSEADDR is needed to pass over connections that an earlier program left in
+/// TIME_WAIT, and a port that only is bound with it could be taken by another program that sets it as well. Where a
+/// network has no translation for IPv6, the relay accepts what comes, or `relayed` is false and the IPv6 socket does not
+/// listen, so that who connects there is refused at once and falls back to IPv4.
+fn open(protocol: Protocol, address: SocketAddr, relayed: bool) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let (kind, number) = match protocol {
         Protocol::Tcp => (SocketType::STREAM, rustix::net::ipproto::TCP),
@@ -297,13 +311,17 @@ fn open(protocol: Protocol, address: SocketAddr) -> io::Result<OwnedFd> {
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    let listens = protocol != Protocol::Udp && address.is_ipv4();
+    let listens = match protocol {
+        Protocol::Tcp => address.is_ipv4() || relayed,
+        Protocol::Sctp => address.is_ipv4(),
+        Protocol::Udp => false,
+    };
     if listens {
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
     rustix::net::bind(&socket, &address)?;
     if listens {
-        rustix::net::listen(&socket, 1)?;
+        rustix::net::listen(&socket, if address.is_ipv6() { BACKLOG } else { 1 })?;
     }
     Ok(socket)
 }

@@ -1,18 +1,19 @@
 //! Which networks, sandboxes and endpoints exist, and what follows from that. Pure: no kernel in here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use corten_base::Id;
 use ipnet::IpNet;
 
 use crate::config::AddressPool;
-use crate::endpoint::{EndpointRecord, EndpointSpec, Mac, PortRecord, PortSpec, SandboxSpec};
+use crate::endpoint::{EndpointRecord, EndpointSpec, Mac, PortRecord, PortSpec, Protocol, SandboxSpec};
 use crate::error::NetError;
 use crate::ipam::{Ipam, Refusal};
 use crate::network::{self, Driver, GatewayMode, IpamConfig, NetworkRecord, NetworkSpec};
 use crate::plan::{self, Publication};
 use crate::ports::Ports;
+use crate::relay::Line;
 
 /// All that [`crate::Net`] knows.
 #[derive(Debug)]
@@ -249,6 +250,7 @@ impl State {
             gw_priority: spec.gw_priority,
             ports,
             links: spec.links.clone(),
+            openings: spec.openings.clone(),
             rates: spec.rates,
         };
         self.endpoints.insert(spec.id.clone(), record.clone());
@@ -326,6 +328,50 @@ impl State {
             });
         }
         plan::in_rows(publications)
+    }
+
+    /// Published ports that are held by a socket, at which connections may arrive because the packet filter cannot
+    /// translate them: those of IPv6 addresses where the container has none, and of ::1.
+    pub(crate) fn relayed(&self, record: &EndpointRecord) -> Vec<Line> {
+        let Some(network) = self.networks.get(&record.network).filter(|_| self.ports.relayed) else {
+            return Vec::new();
+        };
+        let (address, mode) = match record.ipv6 {
+            Some(address) => (Some(IpAddr::V6(address)), network.settings.mode_v6),
+            None => (record.ipv4.map(IpAddr::V4), network.settings.mode_v4),
+        };
+        let Some(address) = address.filter(|_| mode != GatewayMode::Routed) else { return Vec::new() };
+        let arrives =
+            |ip: IpAddr| ip.is_ipv6() && (address.is_ipv4() || ip.is_unspecified() || ip.is_loopback());
+        let from = record.ports.iter().filter(|p| arrives(p.host_ip) && p.protocol != Protocol::Sctp);
+        let line = |port: &PortRecord| {
+            let target = SocketAddr::new(address, port.container_port);
+            let port = (port.protocol, port.host_port, port.host_ip);
+            Some(Line { port, socket: self.ports.socket(&port)?, target })
+        };
+        from.filter_map(line).collect()
+    }
+
+    /// What is open between linked containers of a network in which containers otherwise do not reach each other.
+    pub(crate) fn openings(&self) -> Vec<plan::Opened> {
+        let mut opened = Vec::new();
+        for from in self.endpoints.values().filter(|e| !e.openings.is_empty()) {
+            let Some(network) = self.networks.get(&from.network).filter(|n| n.opens_links()) else {
+                continue;
+            };
+            for opening in &from.openings {
+                let to = self.endpoints_of(&opening.container).find(|e| e.network == from.network);
+                let Some((source, destination)) = from.ipv4.zip(to.and_then(|e| e.ipv4)) else { continue };
+                opened.extend(opening.ports.iter().map(|(protocol, port)| plan::Opened {
+                    link: network.settings.link.clone(),
+                    source,
+                    destination,
+                    protocol: *protocol,
+                    port: *port,
+                }));
+            }
+        }
+        opened
     }
 
     /// Decides about other ports of an endpoint: without `drop`, with `add`. The record as it was, and as it is to be;

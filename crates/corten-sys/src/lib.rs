@@ -3,6 +3,7 @@
 pub mod allocation;
 pub mod bpf;
 pub mod caps;
+pub mod datagram;
 pub mod inherited;
 pub mod memfd;
 pub mod memory;

@@ -11,8 +11,10 @@
 //! in `target/dist/debug`, where `cargo xtask build` puts them.
 
 pub mod daemon;
+pub mod hosts;
 pub mod http;
 pub mod image;
 pub mod leak;
 
 pub use daemon::{Client, Daemon, DaemonOptions, Ran};
+pub use hosts::{Hosts, Place, Transport};

@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use corten_base::Id;
-use corten_net::{EndpointSpec, PortRecord, PortSpec, Protocol, Rates, SandboxSpec, Upstream};
+use corten_net::{EndpointSpec, Opening, PortRecord, PortSpec, Protocol, Rates, SandboxSpec, Upstream};
 use corten_wire::api::network::EndpointSettings;
 use corten_wire::api::port::{Port, PortBinding};
 
 use super::launch::{Run, write_run};
-use crate::error::{Error, Result, internal, invalid};
+use crate::error::{Error, Result, forbidden, internal, invalid};
 use crate::forward::Forwarder;
 use crate::hosts::{self, DnsOptions};
 use crate::links::Linked;
@@ -164,6 +164,9 @@ pub(crate) fn attach(
         dns_names: Vec::new(),
         attached: None,
     };
+    if entry.template.is_some() {
+        return Err(forbidden("cannot create endpoint on configuration-only network"));
+    }
     let Some(plan) = &entry.plan else { return Ok(endpoint) };
     if plan.resolves_names() {
         endpoint.dns_names = dns_names(record, settings);
@@ -183,11 +186,13 @@ pub(crate) fn attach(
         dns_names: endpoint.dns_names.clone(),
         ipv4: ipam.ipv4_address.parse().ok(),
         ipv6: ipam.ipv6_address.parse().ok(),
+        link_local: ipam.link_local_ips.iter().filter_map(|a| a.parse().ok()).collect(),
         mac,
         ifname: driver("com.docker.network.endpoint.ifname").map(str::to_owned),
         gw_priority: settings.gw_priority,
         ports,
         links: settings.links.iter().flatten().filter_map(|l| link(l)).collect(),
+        openings: if plan.opens_links() { openings(shared, record) } else { Vec::new() },
         rates: Rates {
             inward: record.host.net_rate_in.unsigned_abs(),
             outward: record.host.net_rate_out.unsigned_abs(),
@@ -220,6 +225,18 @@ fn link(text: &str) -> Option<(String, String)> {
     let other = other.trim_start_matches('/');
     let name = name.rsplit('/').next().unwrap_or_default();
     (!other.is_empty() && !name.is_empty()).then(|| (other.to_owned(), name.to_owned()))
+}
+
+/// The exposed ports of the containers that this one is linked to: what `--link` opens where containers of the default
+/// bridge do not reach each other.
+pub(crate) fn openings(shared: &Shared, record: &ContainerRecord) -> Vec<Opening> {
+    let opening = |link: &crate::links::LinkRecord| {
+        let view = shared.get(&link.container)?.view();
+        let ports = view.record.config.exposed_ports.keys();
+        let ports = ports.filter_map(|p| Some((protocol(p.protocol()).ok()?, p.number()))).collect();
+        Some(Opening { container: link.container.clone(), ports })
+    };
+    record.links.iter().filter_map(opening).collect()
 }
 
 /// Names that others find it by: name, aliases, short id, host name; each once.
@@ -347,9 +364,10 @@ pub(crate) fn publishing(endpoints: &[Endpoint]) -> Option<&Endpoint> {
 }
 
 /// Moves published ports to the endpoint that answers leave by, after that has become another one. `ports`: those of
-/// an endpoint that has just gone.
+/// an endpoint that has just gone. A container that had no such endpoint has its ports published now.
 pub(crate) fn follow_gateway(
     shared: &Shared,
+    record: &ContainerRecord,
     endpoints: &mut [Endpoint],
     mut ports: Vec<PortRecord>,
 ) -> Result<()> {
@@ -362,14 +380,19 @@ pub(crate) fn follow_gateway(
         ports.extend(held);
     }
     let target = endpoints.iter_mut().find(|e| Some(&e.id) == target.as_ref());
-    if let Some(attached) = target.and_then(|e| e.attached.as_mut()).filter(|_| !ports.is_empty()) {
+    if let Some(attached) = target.and_then(|e| e.attached.as_mut()) {
         let again = |p: &PortRecord| PortSpec {
             container_port: p.container_port,
             protocol: p.protocol,
             host_ip: Some(p.host_ip),
             host_ports: (p.host_port, p.host_port),
         };
-        let specs: Vec<PortSpec> = ports.iter().map(again).collect();
+        // The forwarder of a rootless daemon opens ports when a container starts.
+        let late = ports.is_empty() && attached.ports.is_empty() && shared.config().forwarder.is_none();
+        let specs = if late { wanted_ports(record)? } else { ports.iter().map(again).collect() };
+        if specs.is_empty() {
+            return Ok(());
+        }
         *attached = net.republish(&attached.id, &[], &specs)?;
     }
     Ok(())
@@ -453,6 +476,9 @@ pub(crate) fn check_endpoints(shared: &Shared, wanted: &BTreeMap<String, Endpoin
 pub(crate) fn check_endpoint(shared: &Shared, name: &str, settings: &EndpointSettings) -> Result<()> {
     let prefix = |text: String| invalid(format!("invalid config for network {name}: {text}"));
     let ipam = settings.ipam_config.clone().unwrap_or_default();
+    if let Some(bad) = ipam.link_local_ips.iter().find(|a| a.parse::<IpAddr>().is_err()) {
+        return Err(prefix(format!("invalid endpoint settings:\ninvalid link-local IP address: {bad}")));
+    }
     let addresses: Vec<IpAddr> =
         [&ipam.ipv4_address, &ipam.ipv6_address].into_iter().filter_map(|a| a.parse().ok()).collect();
     if networks::is_predefined(name) && name != "bridge" && !addresses.is_empty() {

@@ -715,9 +715,10 @@ impl Task {
 
     /// Published ports go where answers leave by, after networks came or went.
     async fn follow_gateway(&mut self, ports: Vec<PortRecord>) -> Result<()> {
-        let (shared, mut list) = (self.shared.clone(), self.run.endpoints.to_vec());
+        let (shared, record, mut list) =
+            (self.shared.clone(), Arc::clone(&self.record), self.run.endpoints.to_vec());
         self.run.endpoints = blocking(move || {
-            endpoints::follow_gateway(&shared, &mut list, ports)?;
+            endpoints::follow_gateway(&shared, &record, &mut list, ports)?;
             Ok(Arc::new(list))
         })
         .await?;
@@ -759,10 +760,23 @@ impl Task {
         if self.phase.run().is_none() {
             return Ok(());
         }
+        self.close_links().await?;
         let path = self.shared.dir(&self.record.id).join("hosts");
         let rewrite =
             || std::fs::write(&path, crate::hosts::without(&std::fs::read_to_string(&path)?, alias));
         rewrite().map_err(|e| Error::io(format!("write {}", path.display()), e))
+    }
+
+    /// What only a link had opened is closed.
+    async fn close_links(&mut self) -> Result<()> {
+        let has = |e: &&mut Endpoint| e.attached.as_ref().is_some_and(|a| !a.openings.is_empty());
+        let Some(endpoint) = Arc::make_mut(&mut self.run.endpoints).iter_mut().find(has) else {
+            return Ok(());
+        };
+        let (net, id) = (self.shared.networks.net().clone(), endpoint.id.clone());
+        let openings = super::network::openings(&self.shared, &self.record);
+        endpoint.attached = Some(blocking(move || Ok(net.set_openings(&id, openings)?)).await?);
+        launch::write_run(&self.shared, &self.record.id, &self.run)
     }
 
     async fn disconnect(&mut self, network: crate::record::NetworkEntry, force: bool) -> Result<()> {

@@ -23,7 +23,7 @@ use super::Engine;
 use crate::container::{
     self, Container, Phase, Start, blocking, check_endpoints, fill_volumes, write_transient,
 };
-use crate::error::{Error, Result, invalid, unsupported};
+use crate::error::{Error, Result, invalid};
 use crate::failpoint::failpoint;
 use crate::links::{self, LinkRecord};
 use crate::mounts::{self, Wanted};
@@ -54,6 +54,7 @@ impl Engine {
         if config.network_disabled {
             host_config.network_mode = "none".into();
         }
+        validate::shared_network(&config, &host_config)?;
         let warnings = validate::host_config(&host_config, &self.shared.host, &self.shared.config())?;
         let networks = self.named(wanted_networks(&host_config.network_mode, networking_config)?);
         check_endpoints(&self.shared, &networks)?;
@@ -325,13 +326,6 @@ fn links(shared: &Shared, host: &HostConfig) -> Result<Vec<(Container, String)>>
             ));
         }
         found.push((other, alias));
-    }
-    let isolated = || shared.networks.find("bridge").ok()?.plan.map(|p| !p.settings.icc);
-    if !found.is_empty() && isolated() == Some(true) {
-        // The bridge's ports are isolated: nothing could be opened between just two of them.
-        return Err(unsupported(
-            "--link on a default bridge with --icc=false is not supported by this engine",
-        ));
     }
     Ok(found)
 }

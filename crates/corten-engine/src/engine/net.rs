@@ -95,6 +95,7 @@ impl Engine {
         let mut deleted = Vec::new();
         for entry in self.shared.networks.all() {
             if is_predefined(&entry.name)
+                || entry.template.is_some()
                 || !self.members(&entry).is_empty()
                 || !chosen(filters, &entry.labels, i128::from(entry.created_ns), until)
             {

@@ -29,6 +29,40 @@ fn configuration() {
 }
 
 #[test]
+fn what_comes_with_anothers_network() {
+    for (config, host, want) in [
+        ("", "", ""),
+        (r#""Hostname":"h","#, "", "conflicting options: hostname and the network mode"),
+        ("", r#","Dns":["192.0.2.1"]"#, "conflicting options: dns and the network mode"),
+        (
+            "",
+            r#","ExtraHosts":["a:192.0.2.1"]"#,
+            "conflicting options: custom host-to-IP mapping and the network mode",
+        ),
+        (
+            r#""ExposedPorts":{"80/tcp":{}},"#,
+            r#","PortBindings":{"80/tcp":[{"HostPort":"80"}]}"#,
+            "conflicting options: port publishing and the container type network mode",
+        ),
+        (
+            "",
+            r#","PublishAllPorts":true"#,
+            "conflicting options: port publishing and the container type network mode",
+        ),
+        (
+            r#""ExposedPorts":{"80/tcp":{}},"#,
+            "",
+            "conflicting options: port exposing and the container type network mode",
+        ),
+    ] {
+        let body = format!(r#"{{{config}"Image":"x","HostConfig":{{"NetworkMode":"container:x"{host}}}}}"#);
+        let request = CreateRequest::decode(body.as_bytes()).unwrap().unwrap();
+        let result = shared_network(&request.config, &request.host_config);
+        assert_eq!(result.err().map(|e| e.to_string()).unwrap_or_default(), want, "{body}");
+    }
+}
+
+#[test]
 fn host_configuration() {
     for (host, want) in [
         (

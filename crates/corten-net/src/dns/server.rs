@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use super::zones::{Answer, Zones};
 use super::{Listener, Order};
 use crate::endpoint::Upstream;
+use crate::worker::Orders;
 
 /// Per upstream.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -36,8 +37,7 @@ const WAKE: u64 = 0;
 #[derive(Debug)]
 pub(super) struct Server {
     zones: Arc<Mutex<Zones>>,
-    orders: Receiver<Order>,
-    wake: Arc<OwnedFd>,
+    orders: Orders<Order>,
     directory: PathBuf,
     home: Arc<OwnedFd>,
     epoll: OwnedFd,
@@ -94,14 +94,13 @@ enum Connection {
 impl Server {
     pub(super) fn new(
         zones: Arc<Mutex<Zones>>,
-        orders: Receiver<Order>,
-        wake: Arc<OwnedFd>,
+        orders: Orders<Order>,
         directory: PathBuf,
         home: Arc<OwnedFd>,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &*wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        Ok(Self { zones, orders, wake, directory, home, epoll, sources: HashMap::new(), next: WAKE + 1 })
+        epoll::add(&epoll, &*orders.wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        Ok(Self { zones, orders, directory, home, epoll, sources: HashMap::new(), next: WAKE + 1 })
     }
 
     pub(super) fn run(mut self) {
@@ -119,7 +118,7 @@ impl Server {
             for event in &events {
                 let token = event.data.u64();
                 if token == WAKE {
-                    let _ = rustix::io::read(&*self.wake, &mut [0u8; 8]);
+                    self.orders.woken();
                     if !self.take_orders() {
                         return;
                     }
@@ -133,7 +132,7 @@ impl Server {
 
     fn take_orders(&mut self) -> bool {
         loop {
-            match self.orders.try_recv() {
+            match self.orders.next() {
                 Ok(Order::Serve(container, Listener { udp, tcp })) => {
                     self.add(
                         Source::Udp { container: container.clone(), socket: udp },

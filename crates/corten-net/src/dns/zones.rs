@@ -254,6 +254,7 @@ mod tests {
             gw_priority: 0,
             ports: Vec::new(),
             links: Vec::new(),
+            openings: Vec::new(),
             rates: Default::default(),
         }
     }

@@ -180,8 +180,11 @@ impl ForwardChain {
             let (kind, hook) = (ChainKind::Filter, Hook::Forward);
             commands.push(Command::Chain { name: chain, kind, hook, priority: 0, drops: false });
         }
+        // firewalld's zones have the last word about links that they do not know.
+        let zones = |r: &&RuleNote| !self.iptables && !ours(r) && !r.jump.is_empty();
+        let zones = rules.iter().find(zones).map(|r| Place::Before(r.handle));
         let place = match jump {
-            _ if respect => Place::Last,
+            _ if respect => zones.unwrap_or(Place::Last),
             Some(handle) => Place::Behind(handle),
             None => Place::First,
         };

@@ -65,6 +65,15 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Adds addresses that are known on the link alone.
+    pub(super) fn add_link_local(&mut self, addresses: &[IpAddr]) {
+        let with_prefix = |a: &IpAddr| IpNet::new(*a, if a.is_ipv4() { 16 } else { 64 }).ok();
+        self.addresses.extend(addresses.iter().filter_map(with_prefix));
+        self.ipv6 |= addresses.iter().any(IpAddr::is_ipv6);
+    }
+}
+
 /// Default routes of a container: IPv4, IPv6.
 pub(super) fn default_routes(state: &State, container: &Id) -> [Option<DefaultRoute>; 2] {
     [state.default_route(container, false), state.default_route(container, true)]
@@ -106,11 +115,14 @@ pub(super) fn parse_sysctls(settings: &[String]) -> Result<Vec<(String, String)>
         let parts: Vec<&str> = key.split('.').collect();
         let plain = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         match parts.as_slice() {
-            ["net", family @ ("ipv4" | "ipv6" | "mpls"), kind @ ("conf" | "neigh"), "IFNAME", name]
-                if plain(name) =>
-            {
-                Ok((format!("net/{family}/{kind}/IFNAME/{name}"), value.to_owned()))
-            }
+            // COMPAT: docker's client makes all of `--network` lower case.
+            [
+                "net",
+                family @ ("ipv4" | "ipv6" | "mpls"),
+                kind @ ("conf" | "neigh"),
+                "IFNAME" | "ifname",
+                name,
+            ] if plain(name) => Ok((format!("net/{family}/{kind}/IFNAME/{name}"), value.to_owned())),
             _ => Err(refuse()),
         }
     };
@@ -183,7 +195,19 @@ impl Inner {
             // `guard` keeps containers from using it the other way.
             ensure_setting(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
         }
+        if self.filter.is_some() && network.opens_links() {
+            self.be_between(network)?;
+        }
         Ok(())
+    }
+
+    /// Ports of the bridge are isolated from each other, so that between linked containers the host forwards: it answers
+    /// for all addresses, at once, and our own chain `forward` decides.
+    fn be_between(&self, network: &NetworkRecord) -> io::Result<()> {
+        let name = &network.settings.link;
+        ensure_setting(&format!("net/ipv4/conf/{name}/proxy_arp_pvlan"), "1")?;
+        ensure_setting(&format!("net/ipv4/conf/{name}/send_redirects"), "0")?;
+        ensure_setting(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0")
     }
 
     fn ensure_parent(&self, network: &NetworkRecord) -> Result<(), NetError> {

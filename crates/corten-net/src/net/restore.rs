@@ -46,6 +46,12 @@ impl Net {
             failures.extend(endpoints.iter().filter_map(|e| state.restore_endpoint(e).err()));
         }
         self.0.commit_everything()?;
+        let relayed = {
+            let state = lock(&self.0.state);
+            endpoints.iter().flat_map(|e| state.relayed(e)).collect()
+        };
+        failures
+            .extend(self.0.relay.open(relayed).map_err(NetError::kernel("carry published IPv6 ports")).err());
         failures.extend(endpoints.iter().filter_map(|e| self.restore_names(e).err()));
         self.sweep()?;
         Ok(failures)

@@ -34,9 +34,14 @@ pub(crate) fn ipv6() -> Vec<Expr> {
 }
 
 fn network_protocol(number: u8) -> Vec<Expr> {
+    network_protocol_by(number, 0)
+}
+
+/// By a register of the caller's choice.
+fn network_protocol_by(number: u8, register: u32) -> Vec<Expr> {
     vec![
-        Expr::Meta { key: Meta::NetworkProtocol, to: 0 },
-        Expr::Compare { register: 0, equal: true, value: vec![number] },
+        Expr::Meta { key: Meta::NetworkProtocol, to: register },
+        Expr::Compare { register, equal: true, value: vec![number] },
     ]
 }
 
@@ -48,13 +53,20 @@ pub(crate) fn out_link_among(set: &'static str) -> Vec<Expr> {
     vec![Expr::Meta { key: Meta::OutName, to: 0 }, Expr::Lookup { set, register: 0, to: None }]
 }
 
-/// (incoming link, outgoing link) is in the set.
-pub(crate) fn link_pair_among(set: &'static str) -> Vec<Expr> {
-    vec![
-        Expr::Meta { key: Meta::InName, to: 0 },
-        Expr::Meta { key: Meta::OutName, to: 4 },
-        Expr::Lookup { set, register: 0, to: None },
-    ]
+/// Incoming link and outgoing link, in the registers from 0 on.
+pub(crate) fn link_pair() -> Vec<Expr> {
+    vec![Expr::Meta { key: Meta::InName, to: 0 }, Expr::Meta { key: Meta::OutName, to: 4 }]
+}
+
+/// Source and destination of an IPv4 packet, in the two registers from `to` on.
+pub(crate) fn ipv4_pair(to: u32) -> Vec<Expr> {
+    let address = |offset, to| Expr::Payload { base: Base::Network, offset, length: 4, to };
+    [network_protocol_by(2, to), vec![address(12, to), address(16, to + 1)]].concat()
+}
+
+/// What was put into registers from 0 on is in the set.
+pub(crate) fn among(set: &'static str) -> Vec<Expr> {
+    vec![Expr::Lookup { set, register: 0, to: None }]
 }
 
 pub(crate) fn in_link(name: &str) -> Vec<Expr> {
@@ -77,6 +89,11 @@ pub(crate) fn loopback_destination() -> Vec<Expr> {
 
 pub(crate) fn not_loopback_destination() -> Vec<Expr> {
     loopback(16, false)
+}
+
+pub(crate) fn not_loopback_destination_v6() -> Vec<Expr> {
+    let address = octets(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST));
+    [destination(true, 0), vec![Expr::Compare { register: 0, equal: false, value: address }]].concat()
 }
 
 pub(crate) fn loopback_source() -> Vec<Expr> {

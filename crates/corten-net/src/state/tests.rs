@@ -1,7 +1,6 @@
 //! Tests of `state`.
 
 use super::*;
-use crate::endpoint::Protocol;
 use crate::ipam::{default_pools, unique_local_pool};
 
 fn pools() -> Vec<AddressPool> {
@@ -50,11 +49,13 @@ fn endpoint(state: &mut State, network: &NetworkRecord, container: &Id, priority
         dns_names: Vec::new(),
         ipv4: None,
         ipv6: None,
+        link_local: Vec::new(),
         mac: None,
         ifname: None,
         gw_priority: priority,
         ports: Vec::new(),
         links: Vec::new(),
+        openings: Vec::new(),
         rates: Default::default(),
         sysctls: Vec::new(),
     }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use corten_base::Kind;
-use corten_net::{IpamConfig, NetworkSpec, PortSpec, Protocol, option};
+use corten_net::{IpamConfig, Net, NetworkSpec, PortSpec, Protocol, option};
 use corten_sys::netns;
 
 use crate::world::*;
@@ -111,21 +111,33 @@ fn ipv6_alone() {
         assert_eq!(ask(Some(&d.ns), &direct), d.endpoints[0].ipv6.map(|a| a.to_string()));
         assert_eq!(ask(Some(&c.ns), "[2001:db8::2]:80").as_deref(), Some("2001:db8::1"));
         assert_eq!(ask(Some(&out), "[2001:db8::1]:8080").as_deref(), Some("2001:db8::2"));
-        assert!(ask(None, "[::1]:8080").is_none(), "COMPAT: ::1 needs a proxy, which there is none of");
-        // Without IPv6 in the container [::] refuses at once, so that clients take IPv4.
+        assert_eq!(ask(None, "[::1]:8080"), six.ipam[0].gateway.map(|a| a.to_string()), "carried");
+        // Without IPv6 in the container connections are carried, unless that is switched off: then [::] refuses at once,
+        // so that clients take IPv4.
         let four = net.create_network(network("four")).unwrap();
         let f = container(&net, &four, "f", |e| e.ports = vec![port(Protocol::Tcp, 8081, 80)]);
+        serve(&f.ns, "0.0.0.0:80");
+        let bridge = four.ipam[0].gateway.map(|a| a.to_string());
+        assert_eq!(ask(Some(&out), "[2001:db8::1]:8081"), bridge);
+        assert_eq!(ask(None, "[::1]:8081"), bridge);
+        net.detach(&f.endpoints[0]).unwrap();
+        assert!(ask(None, "[::1]:8081").is_none());
+        let mut config = config("plain");
+        (config.relay, config.bridge) = (false, None);
+        let net = Net::open(config).unwrap();
+        let four = net.create_network(network("four")).unwrap();
+        let f = container(&net, &four, "f", |e| e.ports = vec![port(Protocol::Tcp, 8082, 80)]);
         serve(&f.ns, "0.0.0.0:80");
         let refused = netns::run_in(out.as_fd(), || {
             let begin = std::time::Instant::now();
             let outcome = std::net::TcpStream::connect_timeout(
-                &"[2001:db8::1]:8081".parse().unwrap(),
+                &"[2001:db8::1]:8082".parse().unwrap(),
                 Duration::from_secs(30),
             );
             Ok((outcome.map_err(|e| e.kind()).err(), begin.elapsed().as_secs() < 20))
         });
         assert_eq!(refused.unwrap(), (Some(std::io::ErrorKind::ConnectionRefused), true));
-        assert!(ask(Some(&out), "198.51.100.1:8081").is_some());
+        assert!(ask(Some(&out), "198.51.100.1:8082").is_some());
     });
 }
 

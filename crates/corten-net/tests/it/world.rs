@@ -105,11 +105,13 @@ pub(crate) fn endpoint(container: &Id, network: &NetworkRecord, name: &str) -> E
         dns_names: vec![name.into(), container.short().into()],
         ipv4: None,
         ipv6: None,
+        link_local: Vec::new(),
         mac: None,
         ifname: None,
         gw_priority: 0,
         ports: Vec::new(),
         links: Vec::new(),
+        openings: Vec::new(),
         rates: Default::default(),
         sysctls: Vec::new(),
     }

@@ -348,6 +348,7 @@ fn net(s: &Settings, root: &Path, exec_root: PathBuf) -> Result<NetConfig, Setti
     n.direct_routing = s.bool_or("allow-direct-routing", false);
     n.ip_masq = s.bool_or("ip-masq", true);
     n.bridge_names = s.bool_or("bridge-dns", false);
+    n.relay = s.bool_or("userland-proxy", true);
     n.icc = s.bool_or("icc", true);
     n.host_ip = parse(s, "ip")?;
     Ok(n)

@@ -142,7 +142,11 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("bridge-accept-fwmark", Text, "VALUE[/MASK]: packets into bridges with this mark are let through"),
     flag("allow-direct-routing", Bool, "Published ports can be reached at containers' addresses too"),
     flag("ipv6", Bool, "IPv6 on the default bridge"),
-    flag("userland-proxy", Bool, "Accepted: published ports need no proxy here"),
+    flag(
+        "userland-proxy",
+        Bool,
+        "Published ports of IPv6 addresses lead to containers without IPv6 too (default true)",
+    ),
     flag("dns", List, "Default name servers"),
     flag("dns-opt", List, "Default resolver options").key("dns-opts"),
     flag("dns-search", List, "Default search domains"),

@@ -7,6 +7,7 @@ mod crash;
 mod devices;
 mod files;
 mod firewall;
+mod hosts;
 mod images;
 mod isolation;
 mod lifecycle;
