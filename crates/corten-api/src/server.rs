@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
 use crate::body::{Response, full};
 use crate::call::{Call, failed};
@@ -28,18 +29,34 @@ use crate::version::{self, NEWEST};
 /// Time for a client to send the head of its next request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Without a request for so long the server is idle.
+const IDLE: Duration = Duration::from_secs(3);
+
 /// Serves the API on any number of listeners.
 #[derive(Debug, Clone)]
 pub struct Server {
     services: Arc<Services>,
     stop: Cancel,
+    /// Told of every request.
+    asked: Arc<Notify>,
 }
 
 impl Server {
     /// A server of these services; it ends its listeners when `stop` is set.
     #[must_use]
     pub fn new(services: Arc<Services>, stop: Cancel) -> Self {
-        Self { services, stop }
+        Self { services, stop, asked: Arc::default() }
+    }
+
+    /// Calls `rest` on a thread for blocking work whenever requests have come and then none did for three seconds.
+    /// Does not return.
+    pub async fn when_idle(self, rest: fn()) {
+        loop {
+            self.asked.notified().await;
+            while tokio::time::timeout(IDLE, self.asked.notified()).await.is_ok() {}
+            // That it panicked is in the log.
+            let _ended = tokio::task::spawn_blocking(rest).await;
+        }
     }
 
     /// Accepts until the server is stopped.
@@ -123,6 +140,7 @@ impl Server {
     }
 
     async fn request(self, request: Request<Incoming>, link: Arc<Link>, reach: Reach) -> Response {
+        self.asked.notify_one();
         let experimental = self.services.daemon().experimental;
         let path = request.uri().path().to_owned();
         let mut response = match version::split(&path) {

@@ -88,6 +88,7 @@ fn serve(runtime: &Runtime, mut config: Config, args: &[OsString], begin: Instan
             let serving = corten_api::metrics::serve(Arc::clone(&services), listener, stop.clone());
             tasks.push(tokio::spawn(serving));
         }
+        let idle = tokio::spawn(server.when_idle(corten_sys::memory::rest));
         systemd::notify("READY=1");
         let started_ms = begin.elapsed().as_millis();
         // What starting took is not needed again.
@@ -97,6 +98,7 @@ fn serve(runtime: &Runtime, mut config: Config, args: &[OsString], begin: Instan
         systemd::notify("STOPPING=1");
         tracing::info!("daemon ends");
         stop.cancel();
+        idle.abort();
         for task in tasks {
             // A listener that panicked is gone as well.
             let _ = task.await;
