@@ -70,7 +70,7 @@ routes! {
     POST "/auth" Cancel registry::login;
     GET "/distribution/{name*}/json" Cancel registry::distribution;
     POST "/session" Cancel build::session;
-    POST "/grpc" Cancel build::session;
+    POST "/grpc" Cancel build::grpc;
 
     GET "/containers/json" Cancel containers::list;
     GET "/containers/ps" Cancel containers::list;

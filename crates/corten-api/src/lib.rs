@@ -9,11 +9,13 @@
 //! A hijacked connection is served by the task that pumps it.
 
 mod body;
+mod buildkit;
 mod call;
 mod compat;
 mod convert;
 mod edge_io;
 mod error;
+mod grpc;
 mod handlers;
 pub mod listen;
 pub mod metrics;
@@ -25,6 +27,7 @@ mod services;
 mod stream;
 mod version;
 
+pub use buildkit::BuildKit;
 pub use error::{ApiError, status_of};
 pub use server::Server;
 pub use services::{DaemonInfo, Services};

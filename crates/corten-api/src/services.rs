@@ -9,6 +9,7 @@ use corten_wire::api::build::BuildCache;
 use corten_wire::api::image::ImageSummary;
 use corten_wire::api::system::{Info, Version};
 
+use crate::buildkit::BuildKit;
 use crate::convert::summary;
 use crate::error::ApiError;
 use crate::puller::RequestPuller;
@@ -19,8 +20,10 @@ pub struct Services {
     pub engine: Engine,
     /// Images.
     pub images: Images,
-    /// Classic builds.
+    /// Builds.
     pub builder: Builder,
+    /// Sessions and builds of BuildKit's clients.
+    pub buildkit: BuildKit,
     /// Registries.
     pub registries: corten_registry::Client,
     /// Facts; replaced when the configuration is read again.
@@ -74,6 +77,11 @@ impl Services {
             discovered_devices: self.engine.discovered_devices(),
             ..self.daemon().info.clone()
         }
+    }
+
+    /// What `host-gateway` means to a build; empty where it means nothing.
+    pub(crate) fn host_gateway(&self) -> String {
+        self.engine.host_gateway().map(|ip| ip.to_string()).unwrap_or_default()
     }
 
     /// What pulls base images for a build with these credentials. To be called on the runtime.

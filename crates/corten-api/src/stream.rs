@@ -66,8 +66,19 @@ pub(crate) fn refused(error: &ApiError) -> Response {
 /// Answers `101 UPGRADED` and hands the connection to `serve`. Without `Upgrade` in the request the head becomes
 /// the old `200 OK` on its way out (see `edge_io`).
 pub(crate) fn hijack<F: Future<Output = io::Result<()>> + Send + 'static>(
-    mut call: Call,
+    call: Call,
     content_type: &'static str,
+    serve: impl FnOnce(Client) -> F + Send + 'static,
+) -> Answer {
+    let mut response = upgrade(call, "tcp", serve)?;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    Ok(response)
+}
+
+/// Answers `101 UPGRADED` and hands the connection to `serve`, which speaks `protocol` on it.
+pub(crate) fn upgrade<F: Future<Output = io::Result<()>> + Send + 'static>(
+    mut call: Call,
+    protocol: &'static str,
     serve: impl FnOnce(Client) -> F + Send + 'static,
 ) -> Answer {
     let Some(upgrade) = call.upgrade.take() else {
@@ -89,9 +100,8 @@ pub(crate) fn hijack<F: Future<Output = io::Result<()>> + Send + 'static>(
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.extensions_mut().insert(hyper::ext::ReasonPhrase::from_static(b"UPGRADED"));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static(protocol));
     Ok(response)
 }
 

@@ -55,6 +55,12 @@ impl Args {
         self.stage.insert(name.to_owned(), default);
     }
 
+    /// The arguments of the stage that this one stands on.
+    pub(crate) fn inherit(&mut self, base: Self) {
+        self.stage = base.stage;
+        self.used.extend(base.used);
+    }
+
     /// A stage is over: its arguments are not those of the next.
     pub(crate) fn end_stage(&mut self) {
         self.stage.clear();

@@ -3,6 +3,7 @@
 mod cache;
 mod copy;
 mod fetch;
+mod kit;
 mod owner;
 mod run;
 mod stage;
@@ -26,7 +27,10 @@ use crate::args::Args;
 use crate::dockerfile::{Command, Dockerfile, Instruction, parse, parse_trigger};
 use crate::error::{At, BuildError};
 use crate::request::{BuildEvent, BuildRequest};
+use crate::solve::Lazy;
 use crate::step::{Puller, StepRunner};
+pub use cache::{CacheEntry, CachePrune};
+pub(crate) use kit::explain;
 use stage::{Finished, Stage};
 
 /// Largest Dockerfile that is read.
@@ -47,6 +51,8 @@ struct Inner {
     registries: corten_registry::Client,
     runtime: Handle,
     root: PathBuf,
+    /// Directory in memory for secrets and sockets of steps.
+    private: PathBuf,
     /// Directories of cache mounts in use, and by how many steps.
     busy: Mutex<BTreeMap<String, usize>>,
 }
@@ -69,7 +75,7 @@ fn counted<T>(build: impl FnOnce() -> Result<T, BuildError>) -> Result<T, BuildE
 
 impl Builder {
     /// A builder that keeps contexts and cache mounts below `root` (`<data root>/build`, emptied of what a crash
-    /// left), and its cache in `db`.
+    /// left), its cache in `db`, and secrets of steps below `private`, which should be in memory.
     ///
     /// # Errors
     /// The directory cannot be used.
@@ -80,6 +86,7 @@ impl Builder {
         registries: corten_registry::Client,
         runtime: Handle,
         root: &Path,
+        private: &Path,
     ) -> Result<Self, BuildError> {
         let work = root.join("work");
         if work.exists() {
@@ -88,8 +95,16 @@ impl Builder {
         for dir in [&work, &root.join("cache")] {
             std::fs::create_dir_all(dir).at("mkdir", dir.as_os_str().as_encoded_bytes())?;
         }
-        let inner =
-            Inner { images, db, runner, registries, runtime, root: root.to_owned(), busy: Mutex::default() };
+        let inner = Inner {
+            images,
+            db,
+            runner,
+            registries,
+            runtime,
+            root: root.to_owned(),
+            private: private.to_owned(),
+            busy: Mutex::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -169,13 +184,17 @@ impl Builder {
         let mut held = Vec::new();
         let quiet = request.quiet;
         let mut output = |event: BuildEvent| if quiet { held.push(event) } else { say(event) };
+        let context = Lazy::ready(context);
+        let contexts = BTreeMap::new();
         let build = Build {
             inner: &self.inner,
             request: &request,
             puller,
             say: &mut output,
             cancel,
-            context,
+            context: &context,
+            contexts: &contexts,
+            kit: None,
             work,
             args,
             platform: target,
@@ -203,7 +222,7 @@ impl Builder {
 
 /// Root of the files that a step copies from.
 pub(crate) struct Files {
-    fd: OwnedFd,
+    pub(crate) fd: OwnedFd,
     /// A mounted image: its snapshot must stay as long as the mount is looked at.
     snapshot: Option<(corten_image::Snapshots, Id)>,
 }
@@ -301,9 +320,9 @@ fn add_labels(file: &mut Dockerfile, labels: &BTreeMap<String, String>) {
     let quote = |t: &str| format!("'{}'", t.replace('\'', "'\"'\"'"));
     let pairs = labels.iter().map(|(k, v)| (quote(k), quote(v))).collect();
     if let Some(stage) = file.stages.last_mut() {
-        let line = stage.commands.last().map_or(stage.line, |c| c.line);
+        let (line, end) = stage.commands.last().map_or((stage.line, stage.end), |c| (c.line, c.end));
         let source = format!("LABEL {}", source.join(" "));
-        stage.commands.push(Command { source, line, instruction: Instruction::Label(pairs) });
+        stage.commands.push(Command { source, line, end, instruction: Instruction::Label(pairs) });
     }
 }
 
@@ -314,7 +333,11 @@ struct Build<'a> {
     puller: &'a dyn Puller,
     say: &'a mut dyn FnMut(BuildEvent),
     cancel: &'a Cancel,
-    context: OwnedFd,
+    context: &'a Lazy<'a>,
+    /// `--build-context`.
+    contexts: &'a BTreeMap<String, kit::Named<'a>>,
+    /// How a build by BuildKit's rules differs.
+    kit: Option<kit::Kit<'a>>,
     work: &'a Work,
     args: Args,
     platform: Platform,
@@ -407,7 +430,7 @@ impl Build<'_> {
         }
         self.args.end_stage();
         let image = stage.image.clone();
-        self.finished.push(Finished { name: written.name.clone(), image: image.clone() });
+        self.finished.push(Finished { name: written.name.clone(), stage: Some(stage) });
         Ok(image)
     }
 
@@ -452,6 +475,9 @@ impl Build<'_> {
     }
 
     fn print(&mut self, text: String) {
+        if self.kit.is_some() {
+            return;
+        }
         (self.say)(BuildEvent::Stream(text));
     }
 }

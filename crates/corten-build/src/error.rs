@@ -9,7 +9,7 @@ use corten_image::ImageError;
 use corten_image::archive::ArchiveError;
 use corten_registry::RegistryError;
 
-use crate::dockerfile::{ExpandError, ParseError};
+use crate::dockerfile::{ExpandError, ParseError, go_quote};
 use crate::step::StepError;
 
 /// A build failed.
@@ -51,6 +51,14 @@ pub enum BuildError {
     /// A source that is not there.
     #[error("{0}")]
     NoSource(String),
+    /// A base image, by BuildKit's rules.
+    #[error("{reference}: failed to resolve source metadata for {reference}")]
+    Metadata {
+        /// Its name.
+        reference: String,
+        /// Why.
+        source: Box<BuildError>,
+    },
     /// A command said no.
     #[error("The command '{command}' returned a non-zero code: {code}")]
     Command {
@@ -87,6 +95,9 @@ pub enum BuildError {
         /// The kernel's word.
         source: io::Error,
     },
+    /// What the client of the build says, or that it is gone.
+    #[error("{0}")]
+    Client(String),
     /// The client went away.
     #[error("context canceled")]
     Cancelled,
@@ -100,7 +111,7 @@ impl BuildError {
             Self::Parse(e) => e.kind(),
             Self::Expand { .. } => Kind::InvalidArgument,
             Self::Instruction { kind, .. } => *kind,
-            Self::Copy { source, .. } => source.kind(),
+            Self::Copy { source, .. } | Self::Metadata { source, .. } => source.kind(),
             Self::Step(e) => e.kind(),
             Self::Image(e) => e.kind(),
             Self::Archive(e) => e.kind(),
@@ -111,6 +122,7 @@ impl BuildError {
             Self::NoDockerfile(_)
             | Self::OutsideContext(_)
             | Self::NoSource(_)
+            | Self::Client(_)
             | Self::Command { .. }
             | Self::Db(_)
             | Self::Io { .. } => Kind::Internal,
@@ -123,6 +135,21 @@ impl BuildError {
         match self {
             Self::Command { code, .. } => Some(*code),
             _ => None,
+        }
+    }
+
+    /// The error without its causes, as BuildKit would say it.
+    #[must_use]
+    pub(crate) fn in_buildkits_words(&self) -> String {
+        match self {
+            Self::Command { command, code } => {
+                format!("process {} did not complete successfully: exit code: {code}", go_quote(command))
+            }
+            Self::NoDockerfile(name) => {
+                format!("failed to read dockerfile: open {name}: no such file or directory")
+            }
+            Self::Copy { source, .. } => source.in_buildkits_words(),
+            other => other.to_string(),
         }
     }
 

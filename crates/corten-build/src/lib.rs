@@ -18,10 +18,15 @@ mod config;
 pub mod dockerfile;
 mod error;
 mod request;
+mod solve;
 mod step;
 
-pub use builder::Builder;
+pub use builder::{Builder, CacheEntry, CachePrune};
 pub use config::apply_changes;
 pub use error::BuildError;
 pub use request::{BuildEvent, BuildRequest, StepLimits};
+pub use solve::{
+    BuildClient, ContextSource, FileSink, FileStat, FilesWanted, SolveError, SolveEvent, SolveEventKind,
+    SolveRequest, Solved, SolvedFiles, SourceFile, Warning,
+};
 pub use step::{Puller, StepError, StepMount, StepRunner, StepSpec, StepStream};

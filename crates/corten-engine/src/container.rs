@@ -30,7 +30,7 @@ pub(crate) use self::launch::{
     Run, destroy_cgroup, has_receiver, load_run, load_state, load_transient, read_exit, sweep_orphan,
     was_left_running, write_transient,
 };
-pub(crate) use self::network::{check_endpoint, check_endpoints};
+pub(crate) use self::network::{check_endpoint, check_endpoints, host_gateway};
 use self::phase::{Answer, Event, Refusal};
 pub(crate) use self::phase::{Found, Phase};
 pub(crate) use self::task::{Edit, Mail, Start, spawn};

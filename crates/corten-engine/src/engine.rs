@@ -112,6 +112,12 @@ impl Engine {
         &self.shared.bus
     }
 
+    /// What `host-gateway` means in `--add-host`.
+    #[must_use]
+    pub fn host_gateway(&self) -> Option<std::net::IpAddr> {
+        crate::container::host_gateway(&self.shared)
+    }
+
     /// By name, id, or unique prefix of an id.
     ///
     /// # Errors

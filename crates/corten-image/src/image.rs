@@ -228,4 +228,7 @@ pub struct NewImage {
     pub parent: Option<Digest>,
     /// Names.
     pub references: Vec<Reference>,
+    /// For the build cache: nobody sees it, until it gets a name or is made again without this. It stays until
+    /// [`crate::Images::drop_cached`].
+    pub cached: bool,
 }

@@ -33,6 +33,16 @@ impl Credentials {
         Some(value)
     }
 
+    /// As BuildKit's sessions give them: without a name the secret is an identity token.
+    #[must_use]
+    pub fn from_session(username: &str, secret: String) -> Self {
+        match (username, secret.as_str()) {
+            ("", "") => Self::Anonymous,
+            ("", _) => Self::IdentityToken(secret.into()),
+            (name, _) => Self::Basic { username: name.to_owned(), password: secret.into() },
+        }
+    }
+
     /// From the fields of Docker's `AuthConfig`: `auth` is base64 of `name:password` and is looked at only if
     /// name and password are empty. Empty fields mean absent.
     #[must_use]

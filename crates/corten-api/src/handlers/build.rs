@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::body;
+use crate::buildkit::{self, Announced};
 use crate::call::{Answer, Call};
 use crate::error::ApiError;
 use crate::handlers::containers::platform;
@@ -19,10 +20,30 @@ use crate::handlers::registry::credentials_by_host;
 use crate::query::Query;
 use crate::stream::{self, Early, Failure, Sink};
 
-pub(crate) async fn session(_call: Call) -> Answer {
-    Err(ApiError::invalid(
-        "BuildKit is not supported by this daemon: build with the classic builder (DOCKER_BUILDKIT=0)",
-    ))
+/// A client offers what its builds need.
+pub(crate) async fn session(call: Call) -> Answer {
+    let announced = Announced::read(&call)?;
+    let services = std::sync::Arc::clone(&call.services);
+    upgrade_to_h2c(call, move |connection| async move {
+        services.buildkit.sessions().serve(announced, connection).await
+    })
+}
+
+/// A client wants to call BuildKit's services.
+pub(crate) async fn grpc(call: Call) -> Answer {
+    let services = std::sync::Arc::clone(&call.services);
+    upgrade_to_h2c(call, move |connection| buildkit::serve(services, connection))
+}
+
+fn upgrade_to_h2c<F: Future<Output = std::io::Result<()>> + Send + 'static>(
+    call: Call,
+    serve: impl FnOnce(stream::Client) -> F + Send + 'static,
+) -> Answer {
+    match call.header("upgrade") {
+        "h2c" => stream::upgrade(call, "h2c", serve),
+        "" => Err(ApiError::invalid("no upgrade proto in request")),
+        other => Err(ApiError::invalid(format!("protocol {other} not supported"))),
+    }
 }
 
 pub(crate) async fn cancel(_call: Call) -> Answer {

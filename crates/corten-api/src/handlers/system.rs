@@ -23,8 +23,8 @@ pub(crate) async fn ping(call: Call) -> Answer {
         (header::CONTENT_TYPE.as_str(), "text/plain; charset=utf-8"),
         (header::CACHE_CONTROL.as_str(), "no-cache, no-store, must-revalidate"),
         (header::PRAGMA.as_str(), "no-cache"),
-        // 1: the classic builder; clients then do not try BuildKit.
-        ("builder-version", "1"),
+        // 2: BuildKit.
+        ("builder-version", "2"),
         ("swarm", "inactive"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));

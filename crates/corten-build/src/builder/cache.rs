@@ -18,15 +18,27 @@ use super::stage::Stage;
 use super::{Build, Builder};
 use crate::error::{At, BuildError};
 
-const CACHE: Table<CacheRecord> = Table::new("build_cache");
+pub(crate) const CACHE: Table<CacheRecord> = Table::new("build_cache");
 /// Records beyond this many are forgotten, the oldest first.
 const RECORDS: usize = 50_000;
 
 /// One step that ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CacheRecord {
-    image: Digest,
-    created_ns: i64,
+    /// The image that the step made; by BuildKit's rules one that only the cache holds.
+    pub(crate) image: Digest,
+    pub(crate) created_ns: i64,
+    /// By BuildKit's rules: whether the last layer of the image is the step's.
+    #[serde(default)]
+    pub(crate) layer: bool,
+    /// What the step was, for lists.
+    #[serde(default)]
+    pub(crate) step: String,
+    /// When it was used last, and how often.
+    #[serde(default)]
+    pub(crate) used_ns: i64,
+    #[serde(default)]
+    pub(crate) uses: u64,
 }
 
 impl Build<'_> {
@@ -68,26 +80,179 @@ impl Build<'_> {
 
     pub(crate) fn remember(&self, key: &str, image: &Arc<Image>) -> Result<(), BuildError> {
         let created_ns = i64::try_from(time::now_ns()).unwrap_or(i64::MAX);
-        let record = CacheRecord { image: image.id.clone(), created_ns };
+        let record = CacheRecord {
+            image: image.id.clone(),
+            created_ns,
+            layer: false,
+            step: String::new(),
+            used_ns: created_ns,
+            uses: 1,
+        };
         Ok(self.inner.db.write::<_, DbError>(Commit::Lazy, |w| w.put(CACHE, key, &record))?)
     }
 }
 
+/// A line of the cache's list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheEntry {
+    /// Its name.
+    pub id: String,
+    /// `regular`, or `exec.cachemount`.
+    pub kind: &'static str,
+    /// What made it.
+    pub description: String,
+    /// Bytes.
+    pub size: u64,
+    /// Nanoseconds since the epoch.
+    pub created_ns: i64,
+    /// Nanoseconds since the epoch.
+    pub used_ns: i64,
+    /// How often.
+    pub uses: u64,
+    /// A build is using it.
+    pub in_use: bool,
+    /// An image has it, too: that it goes frees nothing.
+    pub shared: bool,
+    /// It changes when it is used.
+    pub mutable: bool,
+}
+
+/// What may stay when the cache is emptied.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CachePrune {
+    /// Entries that were used in the last nanoseconds.
+    pub keep_ns: i64,
+    /// So many bytes in any case; 0 for none.
+    pub reserved: u64,
+    /// All of it as long as it has no more bytes; 0 for no such limit.
+    pub max_used: u64,
+}
+
 impl Builder {
+    /// The cache: steps that made a layer by BuildKit's rules, and cache mounts. Oldest use first.
+    ///
+    /// # Errors
+    /// The database or the directory.
+    pub fn cache_entries(&self) -> Result<Vec<CacheEntry>, BuildError> {
+        let inner = &self.inner;
+        let mut entries = Vec::new();
+        for (id, record) in inner.db.all(CACHE)? {
+            // The classic builder's steps are images, and counted as such.
+            let Some(image) = inner.images.get(&record.image).filter(|_| !record.step.is_empty()) else {
+                continue;
+            };
+            let layer = image.layers().pop().filter(|_| record.layer);
+            let size = layer
+                .as_ref()
+                .map_or(0, |l| l.blob.size + image.layer_sizes.last().copied().flatten().unwrap_or(0));
+            entries.push(CacheEntry {
+                id: id[..id.len().min(25)].to_owned(),
+                kind: "regular",
+                description: record.step,
+                size,
+                created_ns: record.created_ns,
+                used_ns: record.used_ns.max(record.created_ns),
+                uses: record.uses,
+                in_use: false,
+                shared: layer.is_some_and(|l| inner.images.is_in_an_image(&l.diff_id)),
+                mutable: false,
+            });
+        }
+        entries.extend(self.cache_mounts()?);
+        entries.sort_by_key(|e| e.used_ns);
+        Ok(entries)
+    }
+
+    fn cache_mounts(&self) -> Result<Vec<CacheEntry>, BuildError> {
+        let inner = &self.inner;
+        let busy = inner.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(inner.root.join("cache")).at("list", "cache")? {
+            let entry = entry.at("list", "cache")?;
+            let id = entry.file_name().to_string_lossy().into_owned();
+            let metadata = entry.metadata().at("stat", &id)?;
+            let time = |t: std::io::Result<std::time::SystemTime>| {
+                let since = t.ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+                since.and_then(|d| i64::try_from(d.as_nanos()).ok()).unwrap_or_default()
+            };
+            entries.push(CacheEntry {
+                kind: "exec.cachemount",
+                description: "mount / from exec with type=cache".to_owned(),
+                size: size_below(&entry.path()),
+                created_ns: time(metadata.created()),
+                used_ns: time(metadata.modified()),
+                uses: 1,
+                in_use: busy.contains_key(&id),
+                shared: false,
+                mutable: true,
+                id,
+            });
+        }
+        Ok(entries)
+    }
+
+    /// Removes entries that `admitted` fits, as far as `options` does not keep them; answers with those that went.
+    ///
+    /// # Errors
+    /// The database or the directory.
+    pub fn prune_cache(
+        &self,
+        options: &CachePrune,
+        admitted: &dyn Fn(&CacheEntry) -> bool,
+    ) -> Result<Vec<CacheEntry>, BuildError> {
+        let inner = &self.inner;
+        let all = self.cache_entries()?;
+        let mut left: u64 = all.iter().map(|e| e.size).sum();
+        let now = i64::try_from(time::now_ns()).unwrap_or(i64::MAX);
+        let limit = options.max_used.max(options.reserved);
+        let mut gone = Vec::new();
+        for entry in all {
+            let young = options.keep_ns > 0 && entry.used_ns > now.saturating_sub(options.keep_ns);
+            let within = limit > 0 && left <= limit;
+            if entry.in_use || young || within || !admitted(&entry) {
+                continue;
+            }
+            left = left.saturating_sub(entry.size);
+            gone.push(entry);
+        }
+        let (mounts, steps): (Vec<&CacheEntry>, Vec<&CacheEntry>) = gone.iter().partition(|e| e.mutable);
+        let forgotten = inner.db.write::<_, DbError>(Commit::Lazy, |w| {
+            let (mut images, mut kept) = (Vec::new(), std::collections::BTreeSet::new());
+            for (key, record) in w.all(CACHE)? {
+                if steps.iter().any(|e| key.starts_with(&e.id)) {
+                    w.remove(CACHE, &key)?;
+                    images.push(record.image);
+                } else {
+                    kept.insert(record.image);
+                }
+            }
+            images.retain(|i| !kept.contains(i));
+            Ok(images)
+        })?;
+        inner.images.drop_cached(&forgotten)?;
+        let busy = inner.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for mount in mounts.iter().filter(|m| !busy.contains_key(&m.id)) {
+            std::fs::remove_dir_all(inner.root.join("cache").join(&mount.id)).at("remove", &mount.id)?;
+        }
+        drop(busy);
+        Ok(gone)
+    }
+
     /// Forgets all cached steps and empties the cache mounts that no build uses; returns the bytes freed. The
-    /// images of steps are images: `docker image prune` removes those.
+    /// images of steps of the classic builder are images: `docker image prune` removes those.
     ///
     /// # Errors
     /// The database or the directory.
     pub fn prune(&self) -> Result<u64, BuildError> {
         let inner = &self.inner;
-        inner.db.write::<_, DbError>(Commit::Lazy, |w| {
-            for (key, _) in w.all(CACHE)? {
-                w.remove(CACHE, &key)?;
+        let images = inner.db.write::<_, DbError>(Commit::Lazy, |w| {
+            let all = w.all(CACHE)?;
+            for (key, _) in &all {
+                w.remove(CACHE, key)?;
             }
-            Ok(())
+            Ok(all.into_iter().map(|(_, r)| r.image).collect::<Vec<_>>())
         })?;
-        let mut freed = 0;
+        let mut freed = inner.images.drop_cached(&images)?;
         let busy = inner.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let root = inner.root.join("cache");
         for entry in std::fs::read_dir(&root).at("list", "cache")? {

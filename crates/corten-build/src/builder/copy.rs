@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
+use corten_base::Digest;
 use corten_base::ignore::Ignore;
-use corten_base::{Digest, Kind};
-use corten_image::Image;
 use corten_image::archive::{self, PutOptions};
+use corten_image::{Images, Layer};
 use rustix::fs::{Mode, OFlags};
 
 use super::owner::{ModeChange, owner};
@@ -65,19 +64,36 @@ impl Build<'_> {
         let from = if spec.from.is_empty() { None } else { Some(self.source_root(&word(&spec.from)?)?) };
         let job = self.job(stage, spec, name, from.as_ref(), &word).map_err(failed)?;
         let hash = identity(&job.sources);
-        // COMPAT: the blank at the end is the reference's.
-        let created_by = nop(stage, &format!("{name} {hash} in {} ", job.destination));
         let hidden = format!(
             "{} {:?} {:?} {} {} {:?}",
             job.chown, spec.chmod, spec.exclude, spec.link, spec.parents, spec.unpack
         );
-        let key = self.key(stage, &created_by, &hidden);
-        if self.probe(stage, &key)? {
-            return Ok(());
-        }
+        let (created_by, key) = if self.kit.is_some() {
+            let created_by = described(name, spec, &word)?;
+            let parts = serde_json::json!(["COPY", name, hash, job.destination, hidden]);
+            let key = self.kit_key(stage, job.link, &parts);
+            if self.kit_probe(stage, &key, &created_by)? {
+                return Ok(());
+            }
+            (created_by, key)
+        } else {
+            // COMPAT: the blank at the end is the reference's.
+            let created_by = nop(stage, &format!("{name} {hash} in {} ", job.destination));
+            let key = self.key(stage, &created_by, &hidden);
+            if self.probe(stage, &key)? {
+                return Ok(());
+            }
+            (created_by, key)
+        };
         let made = self.work.directory("made")?;
-        let context = self.context.try_clone().at("duplicate", "context")?;
-        let given = from.unwrap_or_else(|| Files::plain(context));
+        let given = match from {
+            Some(files) => files,
+            // Heredocs and downloads need no context.
+            None if job.sources.iter().all(|s| s.root == Root::Made) => {
+                Files::plain(self.work.directory("empty")?)
+            }
+            None => Files::plain(self.context.fd()?.try_clone_to_owned().at("duplicate", "context")?),
+        };
         let layers = stage.layers();
         let cancel = self.cancel;
         // A linked copy does not look at what is below it.
@@ -95,10 +111,7 @@ impl Build<'_> {
             let nothing = self.work.directory("empty")?;
             return owner(nothing.as_fd(), &job.chown);
         }
-        match &stage.image {
-            Some(image) => owner(self.image_root(&Arc::clone(image))?.as_fd(), &job.chown),
-            None => owner(self.work.directory("empty")?.as_fd(), &job.chown),
-        }
+        owner(self.files_of(&stage.layers())?.as_fd(), &job.chown)
     }
 
     /// Files of a stage or image that `--from` names.
@@ -112,27 +125,35 @@ impl Build<'_> {
             })?),
             (None, None) => None,
         };
-        let image = match stage {
-            Some(stage) => stage.image.clone(),
-            None => Some(self.base_image(from, None, false).map_err(|e| BuildError::Instruction {
-                kind: match e.kind() {
-                    Kind::NotFound => Kind::NotFound,
-                    kind => kind,
-                },
-                message: format!("invalid from flag value {from}: {e}"),
-            })?),
+        let layers = match stage {
+            Some(finished) => finished.stage.as_ref().map(Stage::layers).unwrap_or_default(),
+            None if self.contexts.contains_key(from) => return self.context_root(from),
+            None => {
+                let image = self.base_image(from, None, false).map_err(|e| BuildError::Instruction {
+                    kind: e.kind(),
+                    message: format!("invalid from flag value {from}: {e}"),
+                })?;
+                image.layers()
+            }
         };
-        match image {
-            Some(image) => self.image_root(&image),
-            None => Ok(Files::plain(self.work.directory("empty")?)),
-        }
+        self.files_of(&layers)
     }
 
-    /// An image's files, read-only.
-    fn image_root(&mut self, image: &Image) -> Result<Files, BuildError> {
-        let snapshots = self.inner.images.snapshots().clone();
+    /// Files of some layers, read-only.
+    pub(crate) fn files_of(&mut self, layers: &[Layer]) -> Result<Files, BuildError> {
+        if layers.is_empty() {
+            return Ok(Files::plain(self.work.directory("empty")?));
+        }
+        files_of(&self.inner.images, layers)
+    }
+}
+
+/// See [`Build::files_of`].
+pub(crate) fn files_of(images: &Images, layers: &[Layer]) -> Result<Files, BuildError> {
+    {
+        let snapshots = images.snapshots().clone();
         let id = corten_base::Id::random();
-        let overlay = snapshots.prepare_files(id.as_str(), &image.layers())?;
+        let overlay = snapshots.prepare_files(id.as_str(), layers)?;
         match snapshots.mount_detached(&overlay, true) {
             Ok(fd) => Ok(Files { fd, snapshot: Some((snapshots, id)) }),
             Err(e) => {
@@ -141,7 +162,9 @@ impl Build<'_> {
             }
         }
     }
+}
 
+impl Build<'_> {
     fn job(
         &mut self,
         stage: &Stage,
@@ -278,7 +301,11 @@ impl Build<'_> {
         exclude: &Ignore,
         out: &mut Vec<Source>,
     ) -> Result<(), BuildError> {
-        let root = from.map_or_else(|| self.context.as_fd(), AsFd::as_fd);
+        let context = self.context;
+        let root = match from {
+            Some(files) => files.as_fd(),
+            None => context.fd()?,
+        };
         let path = tree::clean(text.trim_start_matches('/'))
             .ok_or_else(|| BuildError::OutsideContext(text.to_owned()))?;
         let is_pattern = path.contains(['*', '?', '[']);
@@ -373,6 +400,31 @@ impl Job {
         }
         Ok(())
     }
+}
+
+/// What BuildKit's history says of a copy.
+fn described(
+    name: &str,
+    spec: &CopySpec,
+    word: &dyn Fn(&str) -> Result<String, BuildError>,
+) -> Result<String, BuildError> {
+    let mut text = name.to_owned();
+    for (flag, value) in [("chown", &spec.chown), ("chmod", &spec.chmod)] {
+        if !value.is_empty() {
+            text.push_str(&format!(" --{flag}={}", word(value)?));
+        }
+    }
+    if spec.link {
+        text.push_str(" --link");
+    }
+    for source in &spec.sources {
+        text.push(' ');
+        match source {
+            CopySource::Path(path) => text.push_str(&word(path)?),
+            CopySource::Inline(heredoc) => text.push_str(&format!("<<{}", heredoc.name)),
+        }
+    }
+    Ok(format!("{text} {} # buildkit", word(&spec.destination)?))
 }
 
 fn unpack_options(owner: Option<(u32, u32)>) -> PutOptions {

@@ -91,16 +91,19 @@ impl Builder {
             )));
         }
         let directory = work.directory("remote")?;
-        download(&self.inner, url, &directory, "file", cancel)?;
-        let file =
-            rustix::fs::openat(&directory, "file", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
+        let name = corten_base::Id::random().short().to_owned();
+        download(&self.inner, url, &directory, &name, cancel)?;
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&directory, name.as_str(), flags, rustix::fs::Mode::empty());
         let mut file = File::from(file.at("open", url)?);
         if is_archive(&mut file).at("read", url)? {
             archive::put(context.as_fd(), "/", &mut file, PutOptions::default(), cancel)?;
             return Ok(Fetched::Archive);
         }
-        let path = work.path.join("context/Dockerfile");
-        std::fs::copy(work.path.join("remote/file"), path).at("copy", url)?;
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::CLOEXEC;
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        let to = rustix::fs::openat(context, "Dockerfile", flags, mode).at("create", url)?;
+        std::io::copy(&mut file, &mut File::from(to)).at("copy", url)?;
         Ok(Fetched::Dockerfile)
     }
 }

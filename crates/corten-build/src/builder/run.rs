@@ -18,6 +18,7 @@ use crate::config::{expand, join, shell};
 use crate::dockerfile::{CommandLine, Expander, MountKind, MountSpec, RunSpec, Sharing};
 use crate::error::{At, BuildError};
 use crate::request::BuildEvent;
+use crate::solve::SolveEventKind;
 use crate::step::{StepMount, StepSpec, StepStream};
 
 /// Where scripts of heredocs appear.
@@ -29,6 +30,22 @@ struct Mounts {
     list: Vec<StepMount>,
     /// Names in `Inner::busy`.
     busy: Vec<String>,
+    /// Variables of the command: secrets, and where the agent's socket is.
+    env: Vec<String>,
+    /// What secrets and sockets live in, and what serves the sockets.
+    private: Option<Private>,
+    agents: Vec<Box<dyn Send>>,
+}
+
+/// A directory in memory for what must not reach the disk; it goes with everything in it.
+struct Private(PathBuf);
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        if let Err(e) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(error = %e, "could not remove the secrets of a build step");
+        }
+    }
 }
 
 impl Build<'_> {
@@ -36,7 +53,7 @@ impl Build<'_> {
         if run.security == "insecure" {
             return Err(BuildError::unsupported("RUN --security=insecure is not allowed by this daemon"));
         }
-        if stage.image.is_none() {
+        if stage.image.is_none() && self.kit.is_none() {
             stage.image = Some(self.empty_image(stage)?);
         }
         let (command, script) = command_of(stage, run);
@@ -58,15 +75,29 @@ impl Build<'_> {
         }
         let identity = self.mount_identity(&specs)?;
         let text = script.clone().unwrap_or_default();
-        let key = self.key(stage, &created_by, &format!("{:?}{identity}{text}", run.flags));
-        if self.probe(stage, &key)? {
-            return Ok(());
-        }
+        let hidden = format!("{:?}{identity}{text}", run.flags);
+        let key = if self.kit.is_some() {
+            created_by = format!("RUN {created_by} # buildkit");
+            let c = &stage.config;
+            let parts = serde_json::json!(["RUN", created_by, c.env, c.working_dir, c.user, hidden]);
+            let key = self.kit_key(stage, false, &parts);
+            if self.kit_probe(stage, &key, &created_by)? {
+                return Ok(());
+            }
+            key
+        } else {
+            let key = self.key(stage, &created_by, &hidden);
+            if self.probe(stage, &key)? {
+                return Ok(());
+            }
+            key
+        };
         let mut mounts = Mounts::default();
         let ran = self
             .prepare_mounts(stage, &specs, script.as_deref(), &mut mounts)
             .and_then(|()| self.run_container(stage, run, command, &args, &mounts));
         release(self.inner, &mounts.busy);
+        drop(mounts);
         let id = ran?;
         let layer = self.inner.images.take_layer(&id, self.cancel)?;
         self.commit(stage, &key, created_by, layer)?;
@@ -88,7 +119,8 @@ impl Build<'_> {
             config: stage.config.clone(),
             ..ImageConfig::default()
         };
-        let new = NewImage { config, layers: Vec::new(), parent: None, references: Vec::new() };
+        let new =
+            NewImage { config, layers: Vec::new(), parent: None, references: Vec::new(), cached: false };
         Ok(self.inner.images.create_image(new)?)
     }
 
@@ -101,7 +133,9 @@ impl Build<'_> {
         mounts: &Mounts,
     ) -> Result<String, BuildError> {
         let mut config = stage.config.clone();
-        config.env.get_or_insert_default().extend(args.iter().map(|(n, v)| format!("{n}={v}")));
+        let env = config.env.get_or_insert_default();
+        env.extend(args.iter().map(|(n, v)| format!("{n}={v}")));
+        env.extend(mounts.env.iter().cloned());
         config.cmd = Some(command.clone());
         config.entrypoint = None;
         config.healthcheck = None;
@@ -110,7 +144,15 @@ impl Build<'_> {
             "" | "default" => self.request.network.clone(),
             other => other.to_owned(),
         };
-        let image = stage.image.clone().ok_or_else(|| BuildError::invalid("no image to run a command in"))?;
+        let image = match (&self.kit, &stage.image) {
+            (Some(_), _) => {
+                // Volumes hide nothing from a build by BuildKit's rules.
+                config.volumes = None;
+                self.carrier(stage)?
+            }
+            (None, Some(image)) => std::sync::Arc::clone(image),
+            (None, None) => return Err(BuildError::invalid("no image to run a command in")),
+        };
         let spec = StepSpec {
             image,
             config,
@@ -123,6 +165,18 @@ impl Build<'_> {
         let id = runner.create(&spec)?;
         self.kept.push(id.clone());
         self.print(format!(" ---> Running in {}\n", &id[..id.len().min(12)]));
+        if let Some(kit) = &self.kit {
+            let vertex = kit.vertex.clone().unwrap_or_else(|| Digest::of(b""));
+            let mut output = |stream: StepStream, bytes: &[u8]| {
+                kit.shared.tell(&vertex, SolveEventKind::Output(stream, bytes.to_vec()));
+            };
+            let code = runner.run(&id, &mut output, self.cancel)?;
+            return if code == 0 {
+                Ok(id)
+            } else {
+                Err(BuildError::Command { command: command.join(" "), code })
+            };
+        }
         let mut texts = [Utf8::default(), Utf8::default()];
         let say = &mut *self.say;
         let mut output = |stream: StepStream, bytes: &[u8]| {
@@ -161,8 +215,9 @@ impl Build<'_> {
             let path = inside(&spec.source)?;
             let none = Ignore::default();
             let (_, hash) = if spec.from.is_empty() {
-                require(self.context.as_fd(), &path)?;
-                tree::hash(self.context.as_fd(), &path, &none, self.cancel)?
+                let context = self.context.fd()?;
+                require(context, &path)?;
+                tree::hash(context, &path, &none, self.cancel)?
             } else {
                 let root = self.source_root(&spec.from)?;
                 require(root.as_fd(), &path)?;
@@ -195,18 +250,95 @@ impl Build<'_> {
                     let source = self.cache_source(spec, &target, out)?;
                     out.list.push(StepMount::Bind { source, target, read_only: spec.read_only });
                 }
-                // The classic API has no way to send them: there are none.
-                MountKind::Secret if spec.required => {
-                    return Err(BuildError::invalid(format!("secret {}: not found", secret_id(spec))));
-                }
-                MountKind::Ssh if spec.required => {
-                    let id = if spec.id.is_empty() { "default" } else { &spec.id };
-                    return Err(BuildError::invalid(format!("unset ssh forward key {id}")));
-                }
-                MountKind::Secret | MountKind::Ssh => {}
+                MountKind::Secret => self.secret_mount(stage, spec, out)?,
+                MountKind::Ssh => self.ssh_mount(stage, spec, out)?,
             }
         }
         Ok(())
+    }
+
+    /// A secret as a file, a variable or both. The classic API has no way to send one: there are none.
+    fn secret_mount(&self, stage: &Stage, spec: &MountSpec, out: &mut Mounts) -> Result<(), BuildError> {
+        use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+        let id = secret_id(spec);
+        let secret = match &self.kit {
+            Some(kit) => kit.shared.client.secret(id)?,
+            None => None,
+        };
+        let Some(secret) = secret else {
+            return match spec.required {
+                true => Err(BuildError::invalid(format!("secret {id}: not found"))),
+                false => Ok(()),
+            };
+        };
+        if !spec.env.is_empty() {
+            let value = String::from_utf8_lossy(&secret);
+            out.env.push(format!("{}={value}", spec.env));
+            if spec.target.is_empty() {
+                return Ok(());
+            }
+        }
+        let target = match spec.target.as_str() {
+            "" => format!("/run/secrets/{id}"),
+            target => join(&stage.config.working_dir, target),
+        };
+        let source = self.private(out)?.join(format!("secret-{}", out.list.len()));
+        let mut options = std::fs::OpenOptions::new();
+        let mut file =
+            options.write(true).create_new(true).mode(0o600).open(&source).at("create", "secret")?;
+        std::io::Write::write_all(&mut file, &secret).at("write", "secret")?;
+        chown(&source, Some(spec.uid), Some(spec.gid)).at("chown", "secret")?;
+        let mode = std::fs::Permissions::from_mode(spec.mode.unwrap_or(0o400));
+        std::fs::set_permissions(&source, mode).at("chmod", "secret")?;
+        out.list.push(StepMount::Bind { source, target, read_only: true });
+        Ok(())
+    }
+
+    /// A socket that leads to the client's ssh agent.
+    fn ssh_mount(&self, stage: &Stage, spec: &MountSpec, out: &mut Mounts) -> Result<(), BuildError> {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        let id = if spec.id.is_empty() { "default" } else { &spec.id };
+        let number = out.agents.len();
+        let source = self.private(out)?.join(format!("ssh-{number}"));
+        let agent = match &self.kit {
+            Some(kit) => {
+                let listener = std::os::unix::net::UnixListener::bind(&source).at("bind", "ssh agent")?;
+                kit.shared.client.ssh(id, listener)?
+            }
+            None => None,
+        };
+        let Some(agent) = agent else {
+            return match spec.required {
+                true => Err(BuildError::invalid(format!("unset ssh forward key {id}"))),
+                false => Ok(()),
+            };
+        };
+        chown(&source, Some(spec.uid), Some(spec.gid)).at("chown", "ssh agent")?;
+        let mode = std::fs::Permissions::from_mode(spec.mode.unwrap_or(0o600));
+        std::fs::set_permissions(&source, mode).at("chmod", "ssh agent")?;
+        let target = match spec.target.as_str() {
+            "" => format!("/run/buildkit/ssh_agent.{number}"),
+            target => join(&stage.config.working_dir, target),
+        };
+        if number == 0 {
+            out.env.push(format!("SSH_AUTH_SOCK={target}"));
+        }
+        out.agents.push(agent);
+        out.list.push(StepMount::Bind { source, target, read_only: false });
+        Ok(())
+    }
+
+    /// The step's directory in memory.
+    fn private(&self, out: &mut Mounts) -> Result<PathBuf, BuildError> {
+        use std::os::unix::fs::DirBuilderExt;
+        if let Some(private) = &out.private {
+            return Ok(private.0.clone());
+        }
+        let path = self.inner.private.join(corten_base::Id::random().short());
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.at("mkdir", path.as_os_str().as_encoded_bytes())?;
+        out.private = Some(Private(path.clone()));
+        Ok(path)
     }
 
     fn script_mount(&self, script: &str) -> Result<StepMount, BuildError> {
@@ -227,7 +359,7 @@ impl Build<'_> {
         let name = format!("bind-{}", corten_base::Id::random().short());
         let to = self.work.directory(&name)?;
         let copied = if spec.from.is_empty() {
-            copy_out(self.context.as_fd(), &path, &to, self.cancel)
+            copy_out(self.context.fd()?, &path, &to, self.cancel)
         } else {
             let root = self.source_root(&spec.from)?;
             copy_out(root.as_fd(), &path, &to, self.cancel)
@@ -246,6 +378,8 @@ impl Build<'_> {
         out: &mut Mounts,
     ) -> Result<PathBuf, BuildError> {
         let id = if spec.id.is_empty() { target } else { &spec.id };
+        let namespace = self.kit.as_ref().map_or("", |k| &k.shared.request.cache_namespace);
+        let id = if namespace.is_empty() { id.to_owned() } else { format!("{namespace}/{id}") };
         let base =
             Digest::of(format!("{id}\0{}\0{}", spec.from, spec.source).as_bytes()).hex()[..32].to_owned();
         let directory = self.take_cache(&base, spec.sharing)?;
@@ -266,7 +400,7 @@ impl Build<'_> {
             let source = inside(&spec.source)?;
             let to: OwnedFd = std::fs::File::open(path).at("open", shown)?.into();
             if spec.from.is_empty() {
-                copy_out(self.context.as_fd(), &source, &to, self.cancel)?;
+                copy_out(self.context.fd()?, &source, &to, self.cancel)?;
             } else {
                 let root = self.source_root(&spec.from)?;
                 copy_out(root.as_fd(), &source, &to, self.cancel)?;
@@ -361,12 +495,12 @@ fn require(root: BorrowedFd<'_>, path: &str) -> Result<(), BuildError> {
     }
 }
 
-enum Copied {
+pub(crate) enum Copied {
     Directory,
     File(String),
 }
 
-fn copy_out(
+pub(crate) fn copy_out(
     from: BorrowedFd<'_>,
     path: &str,
     to: &OwnedFd,

@@ -7,6 +7,7 @@ use corten_base::{Platform, Reference, time};
 use corten_image::{Image, ImageError, Layer, NewImage, Progress};
 use corten_wire::oci_image::{ContainerConfig, History, ImageConfig};
 
+use super::kit::KitState;
 use super::{Build, tree};
 use crate::config::{DEFAULT_PATH, Editor, expand, join, lookup, shell};
 use crate::dockerfile::{Expander, Instruction};
@@ -15,33 +16,40 @@ use crate::request::BuildEvent;
 use std::os::fd::AsFd;
 
 /// State of the stage being built.
+#[derive(Clone)]
 pub(crate) struct Stage {
-    /// `None` for `scratch` before the first step.
+    /// `None` for `scratch` before the first step, and by BuildKit's rules, where a step is no image.
     pub(crate) image: Option<Arc<Image>>,
     pub(crate) config: ContainerConfig,
     pub(crate) author: String,
     pub(crate) cmd_set: bool,
     pub(crate) platform: Platform,
+    /// By BuildKit's rules.
+    pub(crate) kit: Option<KitState>,
 }
 
-/// A stage that is done.
+/// A stage that is done, or is not needed.
+#[derive(Clone)]
 pub(crate) struct Finished {
     pub(crate) name: String,
-    pub(crate) image: Option<Arc<Image>>,
+    pub(crate) stage: Option<Stage>,
 }
 
 impl Stage {
-    fn on(image: Option<Arc<Image>>, platform: Platform) -> Self {
+    pub(crate) fn on(image: Option<Arc<Image>>, platform: Platform) -> Self {
         let mut config = image.as_ref().map(|i| i.config.config.clone()).unwrap_or_default();
         let env = config.env.get_or_insert_default();
         if lookup(env, "PATH").is_none() {
             env.push(DEFAULT_PATH.to_owned());
         }
         let platform = image.as_ref().map_or(platform, |i| i.platform());
-        Self { image, config, author: String::new(), cmd_set: false, platform }
+        Self { image, config, author: String::new(), cmd_set: false, platform, kit: None }
     }
 
     pub(crate) fn layers(&self) -> Vec<Layer> {
+        if let Some(kit) = &self.kit {
+            return kit.layers.clone();
+        }
         self.image.as_ref().map(|i| i.layers()).unwrap_or_default()
     }
 
@@ -64,8 +72,11 @@ impl Build<'_> {
             text => Some(text.parse::<Platform>().map_err(|e| BuildError::invalid(e.to_string()))?),
         };
         let platform = asked.clone().unwrap_or_else(|| self.platform.clone());
+        if self.kit.is_some() {
+            return self.kit_begin(&base, asked.as_ref(), platform);
+        }
         if let Some(earlier) = self.finished.iter().find(|f| f.name.eq_ignore_ascii_case(&base)) {
-            return Ok(Stage::on(earlier.image.clone(), platform));
+            return Ok(Stage::on(earlier.stage.as_ref().and_then(|s| s.image.clone()), platform));
         }
         if base == "scratch" {
             return Ok(Stage::on(None, platform));
@@ -100,15 +111,20 @@ impl Build<'_> {
             // Nobody listens any more: the pull is about to end.
             let _ = sender.send(event);
         });
+        let kit = self.kit.as_ref();
         let say = &mut *self.say;
+        let mut tell = |event| match kit {
+            Some(kit) => kit.pulled(&event),
+            None => say(BuildEvent::Progress(event)),
+        };
         std::thread::scope(|scope| {
             let pull = scope.spawn(move || puller.pull(reference, platform, &progress, cancel));
             while !pull.is_finished() {
                 if let Ok(event) = receiver.recv_timeout(Duration::from_millis(50)) {
-                    say(BuildEvent::Progress(event));
+                    tell(event);
                 }
             }
-            receiver.try_iter().for_each(|event| say(BuildEvent::Progress(event)));
+            receiver.try_iter().for_each(tell);
             let image =
                 pull.join().map_err(|_| BuildError::invalid("the pull of the base image panicked"))?;
             Ok(image?)
@@ -150,8 +166,8 @@ impl Build<'_> {
             texts.push(default.as_ref().map_or_else(|| name.clone(), |d| format!("{name}={d}")));
             self.args.add(name, default);
         }
-        let text = nop(stage, &format!(" ARG {}", texts.join(" ")));
-        self.commit_config(stage, text)
+        let text = format!("ARG {}", texts.join(" "));
+        self.commit_config(stage, &text)
     }
 
     /// An instruction that changes the configuration only.
@@ -174,11 +190,14 @@ impl Build<'_> {
             get: &get,
         };
         let text = editor.apply(instruction)?;
-        let text = nop(stage, &format!(" {text}"));
-        self.commit_config(stage, text)
+        self.commit_config(stage, &text)
     }
 
-    fn commit_config(&mut self, stage: &mut Stage, created_by: String) -> Result<(), BuildError> {
+    fn commit_config(&mut self, stage: &mut Stage, text: &str) -> Result<(), BuildError> {
+        if self.kit.is_some() {
+            return self.kit_commit(stage, "", text.to_owned(), None);
+        }
+        let created_by = nop(stage, &format!(" {text}"));
         let key = self.key(stage, &created_by, "");
         if self.probe(stage, &key)? {
             return Ok(());
@@ -191,6 +210,9 @@ impl Build<'_> {
         let path = expand(Expander { escape: self.escape }, path, &get)?;
         stage.config.working_dir = join(&stage.config.working_dir, &path);
         let directory = stage.config.working_dir.clone();
+        if self.kit.is_some() {
+            return self.kit_workdir(stage, &directory);
+        }
         // COMPAT: one blank, where other instructions have two.
         let created_by = nop(stage, &format!("WORKDIR {directory}"));
         let key = self.key(stage, &created_by, "");
@@ -243,6 +265,9 @@ impl Build<'_> {
         created_by: String,
         layer: Option<Layer>,
     ) -> Result<(), BuildError> {
+        if self.kit.is_some() {
+            return self.kit_commit(stage, key, created_by, layer);
+        }
         let now = time::rfc3339_nano(time::now_ns());
         let before = stage.image.as_ref().map(|i| (*i.config).clone());
         let mut history = before.as_ref().map(|c| c.history.clone()).unwrap_or_default();
@@ -266,8 +291,8 @@ impl Build<'_> {
             ..ImageConfig::default()
         };
         let parent = stage.image.as_ref().map(|i| i.id.clone());
-        let image =
-            self.inner.images.create_image(NewImage { config, layers, parent, references: Vec::new() })?;
+        let new = NewImage { config, layers, parent, references: Vec::new(), cached: false };
+        let image = self.inner.images.create_image(new)?;
         self.remember(key, &image)?;
         stage.image = Some(image);
         Ok(())

@@ -168,7 +168,16 @@ fn bench() -> Option<Bench> {
     let client = corten_registry::Client::new(corten_registry::ClientConfig::default());
     let steps: Arc<dyn StepRunner> = runner.clone();
     let root = dir.path().join("build");
-    let builder = Builder::new(images.clone(), db, steps, client, runtime.handle().clone(), &root).unwrap();
+    let builder = Builder::new(
+        images.clone(),
+        db,
+        steps,
+        client,
+        runtime.handle().clone(),
+        &root,
+        &root.join("private"),
+    )
+    .unwrap();
     let bench = Bench { images, runner, builder, _runtime: runtime, dir };
     let base = context(&[
         ("etc/passwd", "root:x:0:0::/:\nalice:x:1000:1000::/:\n"),
@@ -511,6 +520,7 @@ fn claims_of_images_are_not_believed() {
         layers: base.layers(),
         parent: Some(base.id.clone()),
         references: vec!["poison:1".parse().unwrap()],
+        cached: false,
     };
     bench.images.create_image(claim).unwrap();
     let built = bench.build(&[("Dockerfile", "FROM base:1\nRUN write /f good\n")], |_| {});

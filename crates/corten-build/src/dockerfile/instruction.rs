@@ -30,6 +30,8 @@ pub struct Stage {
     pub source: String,
     /// Where it begins.
     pub line: usize,
+    /// Where it ends.
+    pub end: usize,
     /// In order.
     pub commands: Vec<Command>,
 }
@@ -41,6 +43,8 @@ pub struct Command {
     pub source: String,
     /// Where it begins.
     pub line: usize,
+    /// Where it ends.
+    pub end: usize,
     /// What it says.
     pub instruction: Instruction,
 }

@@ -31,6 +31,8 @@ impl Default for Directives {
 pub(crate) struct Line {
     /// Of its first physical line, from 1.
     pub(crate) number: usize,
+    /// Of its last physical line, heredocs included.
+    pub(crate) end: usize,
     /// Continuations joined, without the texts of heredocs.
     pub(crate) text: String,
     pub(crate) heredocs: Vec<Heredoc>,
@@ -137,7 +139,7 @@ impl<'a> Reader<'a> {
                 continue;
             }
             let heredocs = self.heredocs(&text)?;
-            return Ok(Some(Line { number, text, heredocs }));
+            return Ok(Some(Line { number, end: self.next, text, heredocs }));
         }
     }
 

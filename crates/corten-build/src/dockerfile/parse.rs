@@ -115,7 +115,7 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Dockerfile, ParseError> {
             continue;
         }
         let instruction = instruction(&name, flags, rest, &line.heredocs, escape).map_err(at)?;
-        let command = Command { source: line.text.clone(), line: line.number, instruction };
+        let command = Command { source: line.text.clone(), line: line.number, end: line.end, instruction };
         match (out.stages.last_mut(), &command.instruction) {
             (Some(stage), _) => stage.commands.push(command),
             (None, Instruction::Arg(_)) => out.meta_args.push(command),
@@ -140,7 +140,7 @@ pub fn parse_trigger(text: &str) -> Result<Command, ParseError> {
     let (name, flags, rest) = split_command(&line.text, directives.escape);
     let parsed = instruction(&name, flags, rest, &line.heredocs, directives.escape);
     let instruction = parsed.map_err(ParseError::Instruction)?;
-    Ok(Command { source: line.text.clone(), line: line.number, instruction })
+    Ok(Command { source: line.text.clone(), line: line.number, end: line.end, instruction })
 }
 
 /// Parses one value of `--change` (of `commit` and `import`), which may hold several lines.
@@ -393,6 +393,7 @@ fn from(line: &Line, flags: Vec<String>, rest: &str) -> Result<Stage, String> {
         platform: flags.text("platform")?,
         source: line.text.clone(),
         line: line.number,
+        end: line.end,
         commands: Vec::new(),
     })
 }

@@ -458,7 +458,7 @@ fn files(shared: &Shared, record: &ContainerRecord, run: &Run, resolv: &str) -> 
     Ok(())
 }
 
-fn host_gateway(shared: &Shared) -> Option<IpAddr> {
+pub(crate) fn host_gateway(shared: &Shared) -> Option<IpAddr> {
     shared.config().host_gateway.or_else(|| {
         let bridge = shared.networks.find("bridge").ok()?;
         bridge.plan?.ipam.iter().find_map(|c| c.gateway)

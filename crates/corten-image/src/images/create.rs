@@ -50,8 +50,11 @@ impl Images {
         };
         let references = request.reference.into_iter().collect::<Vec<_>>();
         let name = references.first().map(|r| Reference::clone(r).or_latest().familiar());
-        let image =
-            self.record(NewImage { config, layers: vec![layer], parent: None, references }, true, &mut pins)?;
+        let image = self.record(
+            NewImage { config, layers: vec![layer], parent: None, references, cached: false },
+            true,
+            &mut pins,
+        )?;
         corten_sys::memory::trim();
         self.event("import", image.id.as_str(), name.as_deref().unwrap_or(image.id.as_str()), Some(&image));
         Ok(image)
@@ -91,7 +94,7 @@ impl Images {
             config.extra.insert("container".into(), request.container.into());
         }
         let references = request.reference.into_iter().collect();
-        let new = NewImage { config, layers, parent: Some(base.id.clone()), references };
+        let new = NewImage { config, layers, parent: Some(base.id.clone()), references, cached: false };
         let image = self.record(new, true, &mut pins)?;
         self.publish_tags(&image);
         Ok(image)
@@ -156,7 +159,7 @@ impl Images {
                 return Err(ImageError::MissingBlob(layer.blob.digest.to_string()));
             }
         }
-        let durable = !new.references.is_empty();
+        let durable = !new.references.is_empty() && !new.cached;
         let image = self.record(new, durable, &mut pins)?;
         self.publish_tags(&image);
         Ok(image)
@@ -170,7 +173,7 @@ impl Images {
 
     /// Writes configuration and manifest, then the record.
     fn record(&self, new: NewImage, durable: bool, pins: &mut Pins) -> Result<Arc<Image>, ImageError> {
-        let NewImage { mut config, layers, parent, references } = new;
+        let NewImage { mut config, layers, parent, references, cached } = new;
         for layer in &layers {
             pins.add(&layer.diff_id);
             pins.add(&layer.blob.digest);
@@ -198,6 +201,18 @@ impl Images {
         }
         self.update_as(durability, |draft| {
             match draft.state.records.get(&id) {
+                // What was only in the cache becomes an image that is seen.
+                Some(known) if known.cached && !cached => {
+                    draft.change(&id, |record| record.dangling |= references.is_empty())?;
+                }
+                // It was an image before, and is one all the same when the cache lets it go.
+                Some(known) if cached && !known.cached => {
+                    let nameless = draft.state.references_of(&id).is_empty();
+                    draft.change(&id, |record| {
+                        record.dangling |= nameless;
+                        record.cached = true;
+                    })?;
+                }
                 Some(_) => {}
                 None => draft.put_image(
                     &id,
@@ -205,8 +220,9 @@ impl Images {
                         manifests: vec![target.clone()],
                         target: target.clone(),
                         parent: parent.filter(|p| *p != id),
-                        dangling: references.is_empty(),
+                        dangling: references.is_empty() && !cached,
                         origins: Vec::new(),
+                        cached,
                         added_ns: now_ns(),
                         last_tag_ns: None,
                     },

@@ -409,6 +409,7 @@ impl Images {
                         parent: None,
                         dangling: name.is_none(),
                         origins: origin.map(str::to_owned).into_iter().collect(),
+                        cached: false,
                         added_ns: now_ns(),
                         last_tag_ns: None,
                     };

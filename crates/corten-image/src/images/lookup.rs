@@ -71,7 +71,7 @@ impl State {
         if !is_prefix {
             return Ok(None);
         }
-        let mut found = self.records.keys().filter(|id| id.hex().starts_with(prefix));
+        let mut found = self.records.keys().filter(|id| id.hex().starts_with(prefix) && self.is_visible(id));
         match (found.next(), found.next()) {
             (Some(_), Some(_)) => Err(ImageError::Ambiguous),
             (first, _) => Ok(first.cloned()),
@@ -141,7 +141,8 @@ impl Images {
     /// Number of images (`Images` of `GET /info`).
     #[must_use]
     pub fn count(&self) -> usize {
-        self.state().images.len()
+        let state = self.state();
+        state.images.keys().filter(|id| state.is_visible(id)).count()
     }
 
     /// `GET /images/json`: filters `reference`, `dangling`, `label`, `label!`, `before`, `since`, `until`. Newest first.
@@ -164,7 +165,8 @@ impl Images {
         for image in state.images.values() {
             let named = !image.references.is_empty();
             let time = image.created_ns().unwrap_or(i128::from(image.added_ns));
-            let skip = dangling.is_some_and(|d| d == named)
+            let skip = !state.is_visible(&image.id)
+                || dangling.is_some_and(|d| d == named)
                 || (!named && !all && state.has_children(&image.id))
                 || before.iter().any(|t| time >= *t)
                 || since.iter().any(|t| time <= *t)

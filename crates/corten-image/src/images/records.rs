@@ -31,6 +31,9 @@ pub(crate) struct ImageRecord {
     /// Repositories it was pulled from or pushed to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) origins: Vec<String>,
+    /// Kept by the build cache: without a name, and not dangling, it is no image that anybody sees.
+    #[serde(default)]
+    pub(crate) cached: bool,
     pub(crate) added_ns: i64,
     #[serde(default)]
     pub(crate) last_tag_ns: Option<i64>,
@@ -107,6 +110,12 @@ impl State {
 
     pub(crate) fn references_of(&self, id: &Digest) -> Vec<Reference> {
         self.references.values().filter(|(_, i)| i == id).map(|(r, _)| r.clone()).collect()
+    }
+
+    /// Whether an image is one for its users, not only for the build cache.
+    pub(crate) fn is_visible(&self, id: &Digest) -> bool {
+        self.records.get(id).is_some_and(|r| !r.cached || r.dangling)
+            || self.references.values().any(|(_, i)| i == id)
     }
 
     pub(crate) fn has_children(&self, id: &Digest) -> bool {

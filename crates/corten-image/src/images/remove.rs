@@ -108,6 +108,7 @@ impl Images {
                         !holders.contains_key(&image.id) && !removal.draft.state.has_children(&image.id);
                     let time = image.created_ns().unwrap_or(i128::from(image.added_ns));
                     unused
+                        && removal.draft.state.is_visible(&image.id)
                         && (!dangling_only || image.references.is_empty())
                         && until.is_none_or(|t| time < t)
                         && labels_match(filters, &image.labels())
@@ -122,6 +123,37 @@ impl Images {
         let reclaimed = [("reclaimed".to_owned(), space_reclaimed.to_string())];
         self.inner.bus.publish("image", "prune", "", reclaimed.into());
         Ok(Pruned { removed, space_reclaimed })
+    }
+
+    /// Whether an image that users see has this layer.
+    #[must_use]
+    pub fn is_in_an_image(&self, diff_id: &Digest) -> bool {
+        let state = self.state();
+        let has = |image: &Image| image.config.rootfs.diff_ids.contains(diff_id);
+        state.images.iter().any(|(id, image)| has(image) && state.is_visible(id))
+    }
+
+    /// For the builder: these images are in its cache no longer. Those that are nothing else go; says how many
+    /// bytes that freed.
+    ///
+    /// # Errors
+    /// The store.
+    pub fn drop_cached(&self, ids: &[Digest]) -> Result<u64, ImageError> {
+        self.update_as(corten_base::db::Commit::Lazy, |draft| {
+            let holders = draft.holders()?;
+            for id in ids {
+                let Some(record) = draft.state.records.get(id).filter(|r| r.cached) else { continue };
+                let needed =
+                    record.dangling || !draft.state.references_of(id).is_empty() || holders.contains_key(id);
+                if needed {
+                    draft.change(id, |record| record.cached = false)?;
+                } else {
+                    draft.remove_image(id)?;
+                }
+            }
+            Ok(())
+        })?;
+        self.collect()
     }
 
     fn publish(&self, events: Events) {
@@ -248,7 +280,12 @@ impl Removal<'_, '_> {
         while let Some(id) = next.take() {
             let Some(record) = self.draft.state.records.get(&id).cloned() else { break };
             let image = self.draft.state.images.get(&id).map(|i| Image::clone(i));
-            self.draft.remove_image(&id)?;
+            if record.cached {
+                // The build cache still has it.
+                self.draft.change(&id, |record| record.dangling = false)?;
+            } else {
+                self.draft.remove_image(&id)?;
+            }
             self.removed.push(Removed::Deleted(id.clone()));
             self.events.push(("delete", id.clone(), id.to_string(), image));
             next = record.parent.clone().filter(|p| !self.options.no_prune && self.is_left_over(p, &holders));
@@ -258,6 +295,7 @@ impl Removal<'_, '_> {
 
     fn is_left_over(&self, id: &Digest, holders: &BTreeMap<Digest, Vec<String>>) -> bool {
         self.draft.state.references_of(id).is_empty()
+            && !self.draft.state.records.get(id).is_some_and(|r| r.cached)
             && !self.draft.state.has_children(id)
             && !holders.contains_key(id)
     }

@@ -58,11 +58,30 @@ impl Images {
         cancel: &Cancel,
     ) -> Result<(), ImageError> {
         let saved = self.choose(names, platforms)?;
+        self.save_chosen(&saved, out, cancel)
+    }
+
+    /// As [`Images::save`], one image under any names; they need not be names here.
+    ///
+    /// # Errors
+    /// `Tar` where the reader went away.
+    pub fn save_as(
+        &self,
+        image: &Arc<Image>,
+        names: Vec<Reference>,
+        out: &mut dyn Write,
+        cancel: &Cancel,
+    ) -> Result<(), ImageError> {
+        let saved = self.chosen(image.id.as_str(), Arc::clone(image), &[], names)?;
+        self.save_chosen(&[saved], out, cancel)
+    }
+
+    fn save_chosen(&self, saved: &[Saved], out: &mut dyn Write, cancel: &Cancel) -> Result<(), ImageError> {
         let mut pins = self.content().pins();
         let mut blobs = BTreeMap::new();
         let mut index = Vec::new();
         let mut manifests = Vec::new();
-        for saved @ Saved { image, names, .. } in &saved {
+        for saved @ Saved { image, names, .. } in saved {
             for blob in self.blobs_of(saved)? {
                 pins.add(&blob.digest);
                 blobs.insert(blob.digest.clone(), blob);
@@ -97,7 +116,7 @@ impl Images {
         tar.append_bytes("manifest.json", 0o644, (0, 0), &to_json(&manifests)?)?;
         tar.append_bytes("oci-layout", 0o644, (0, 0), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         tar.finish()?;
-        for Saved { image, .. } in &saved {
+        for Saved { image, .. } in saved {
             self.event("save", image.id.as_str(), image.id.as_str(), Some(image));
         }
         Ok(())

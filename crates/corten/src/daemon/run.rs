@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use corten_api::listen::{self, Listener};
-use corten_api::{Server, Services};
+use corten_api::{BuildKit, Server, Services};
 use corten_base::Cancel;
 use corten_base::db::Db;
 use corten_base::event::Bus;
@@ -130,14 +130,16 @@ async fn open(config: &Config, runtime: &Handle) -> anyhow::Result<Arc<Services>
     let steps = EngineSteps::new(engine.clone(), runtime.clone());
     let registries = corten_registry::Client::new(config.registry.clone());
     let work = config.root.join("build");
-    let builder =
-        Builder::new(images.clone(), db, Arc::new(steps), registries.clone(), runtime.clone(), &work)
-            .map_err(full)
-            .context("builder")?;
+    let private = config.engine.exec_root.join("build");
+    let (steps, runner) = (Arc::new(steps), runtime.clone());
+    let builder = Builder::new(images.clone(), db, steps, registries.clone(), runner, &work, &private)
+        .map_err(full)
+        .context("builder")?;
     let daemon = host::facts(config)?;
     images.set_parallel(config.downloads, config.uploads);
     let daemon = std::sync::RwLock::new(Arc::new(daemon));
-    Ok(Arc::new(Services { engine, images, builder, registries, daemon }))
+    let buildkit = BuildKit::default();
+    Ok(Arc::new(Services { engine, images, builder, buildkit, registries, daemon }))
 }
 
 /// An error with its causes, so that `anyhow` prints them once.

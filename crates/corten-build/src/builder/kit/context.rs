@@ -1,0 +1,365 @@
+//! Where the files of a build come from: the client's directories, an archive, an image, another build.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use corten_base::ignore::Ignore;
+use corten_base::{Digest, Platform};
+use corten_image::archive::{self, PutOptions};
+use rustix::fs::OFlags;
+
+use super::super::stage::Stage;
+use super::super::{Build, Builder, Files, Work, read_dockerfile, tree};
+use super::receive::Receiver;
+use super::{KitState, Shared};
+use crate::error::{At, BuildError};
+use crate::solve::{
+    ContextSource, FileSink, FileStat, FilesWanted, Lazy, SolveError, SolveEventKind, Solved, SourceFile,
+};
+
+/// A context of `--build-context`.
+pub(crate) enum Named<'a> {
+    /// Files, brought when they are first needed.
+    Files(Lazy<'a>),
+    /// An image of another name.
+    Image(String),
+    /// What another build made.
+    Result(Box<Solved>),
+}
+
+impl Named<'_> {
+    pub(crate) fn image(&self) -> Option<&str> {
+        match self {
+            Self::Image(name) => Some(name),
+            Self::Files(_) | Self::Result(_) => None,
+        }
+    }
+}
+
+/// Brings files for one build.
+#[derive(Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    builder: &'a Builder,
+    shared: &'a Shared<'a>,
+    work: &'a Work,
+}
+
+impl<'a> Sources<'a> {
+    pub(crate) const fn new(builder: &'a Builder, shared: &'a Shared<'a>, work: &'a Work) -> Self {
+        Self { builder, shared, work }
+    }
+
+    /// The main context where it is no directory of the client.
+    pub(crate) fn main(&self) -> Result<Option<OwnedFd>, SolveError> {
+        let request = self.shared.request;
+        let whole = match &request.context {
+            ContextSource::Local(_) | ContextSource::Empty => return Ok(None),
+            source => self.shared.within("[internal] load remote build context", Vec::new(), |_| {
+                self.fetched(source, "context")
+            })?,
+        };
+        if request.subdirectory.is_empty() {
+            return Ok(Some(whole));
+        }
+        let path = tree::clean(&request.subdirectory)
+            .ok_or_else(|| BuildError::OutsideContext(request.subdirectory.clone()))?;
+        let part = tree::open(whole.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY);
+        Ok(Some(part.at("open", &path)?))
+    }
+
+    /// A source that is brought as a whole.
+    fn fetched(&self, source: &ContextSource, name: &str) -> Result<OwnedFd, BuildError> {
+        let directory = self.work.directory(name)?;
+        let cancel = self.shared.cancel;
+        match source {
+            ContextSource::Url(url) => {
+                self.builder.fetch_context(url, self.work, &directory, cancel)?;
+            }
+            ContextSource::Upload(url) => {
+                let path = self.work.path.join(format!("{name}.tar"));
+                let shown = path.as_os_str().as_encoded_bytes();
+                let mut file = std::fs::File::create_new(&path).at("create", shown)?;
+                self.shared.client.upload(url, &mut file, cancel)?;
+                let mut file = std::fs::File::open(&path).at("open", shown)?;
+                archive::put(directory.as_fd(), "/", &mut file, PutOptions::default(), cancel)?;
+            }
+            ContextSource::Result(solved) => {
+                let files = self.builder.files_of(solved)?;
+                super::super::run::copy_out(files.root(), "", &directory, cancel)?;
+            }
+            ContextSource::Local(_) | ContextSource::Image(_) | ContextSource::Empty => {}
+        }
+        Ok(directory)
+    }
+
+    /// The Dockerfile, and the text of the ignore file that is its own.
+    pub(crate) fn dockerfile(
+        &self,
+        main: Option<&OwnedFd>,
+    ) -> Result<(Arc<SourceFile>, Option<String>), SolveError> {
+        let request = self.shared.request;
+        let filename = if request.filename.is_empty() { "Dockerfile" } else { &request.filename };
+        let own_ignore = format!("{filename}.dockerignore");
+        let read = |directory: &OwnedFd| -> Result<_, BuildError> {
+            let asked = if filename == "Dockerfile" { "" } else { filename };
+            let (name, text) = read_dockerfile(directory, asked)?;
+            let ignore = read_text(directory, &own_ignore)?;
+            Ok((Arc::new(SourceFile { name, text }), ignore))
+        };
+        let from = match (&request.dockerfile_directory, main, &request.context) {
+            (Some(directory), _, _) => directory.clone(),
+            (None, Some(main), _) => return Ok(read(main)?),
+            (None, None, ContextSource::Local(name)) => name.clone(),
+            (None, None, _) => "dockerfile".to_owned(),
+        };
+        let title = format!("[internal] load build definition from {filename}");
+        self.shared.within(&title, Vec::new(), |vertex| {
+            let mut follow = vec![filename.to_owned(), own_ignore.clone()];
+            if let Some(parent) = filename.strip_suffix("Dockerfile") {
+                follow.push(format!("{parent}dockerfile"));
+            }
+            let directory = self.work.directory("dockerfile")?;
+            let wanted = FilesWanted { directory: &from, exclude: &[], follow: &follow };
+            self.receive(vertex, "dockerfile", &wanted, &directory)?;
+            read(&directory)
+        })
+    }
+
+    /// The main context; nothing is transferred before the first step asks for it.
+    pub(crate) fn context(
+        self,
+        main: Option<OwnedFd>,
+        own_ignore: Option<String>,
+        paths: Option<Vec<String>>,
+    ) -> Lazy<'a> {
+        if let Some(main) = main {
+            return Lazy::ready(main);
+        }
+        Lazy::new(move || {
+            let ContextSource::Local(name) = &self.shared.request.context else {
+                return self.work.directory("context");
+            };
+            let exclude = match &own_ignore {
+                Some(text) => patterns(text),
+                None => self.ignored(name)?,
+            };
+            let title = "[internal] load build context";
+            let follow = paths.clone().unwrap_or_default();
+            self.local(title, name, &exclude, &follow)
+        })
+    }
+
+    /// What `.dockerignore` says.
+    fn ignored(&self, name: &str) -> Result<Vec<String>, BuildError> {
+        let loaded = self.shared.within("[internal] load .dockerignore", Vec::new(), |vertex| {
+            let directory = self.work.directory(&format!("ignore-{}", short(name)))?;
+            let follow = [".dockerignore".to_owned()];
+            let wanted = FilesWanted { directory: name, exclude: &[], follow: &follow };
+            self.receive(vertex, "context", &wanted, &directory)?;
+            read_text(&directory, ".dockerignore")
+        });
+        Ok(patterns(&loaded.map_err(|e| e.error)?.unwrap_or_default()))
+    }
+
+    fn local(
+        &self,
+        title: &str,
+        name: &str,
+        exclude: &[String],
+        follow: &[String],
+    ) -> Result<OwnedFd, BuildError> {
+        // The patterns are for the client; they are checked here, because its error would be hard to understand.
+        Ignore::from_patterns(exclude.iter().map(String::as_str))
+            .map_err(|e| BuildError::invalid(format!("failed parsing .dockerignore: {e}")))?;
+        let loaded = self.shared.within(title, Vec::new(), |vertex| {
+            let directory = self.work.directory(&format!("local-{}", short(name)))?;
+            let wanted = FilesWanted { directory: name, exclude, follow };
+            self.receive(vertex, "context", &wanted, &directory)?;
+            Ok(directory)
+        });
+        loaded.map_err(|e| e.error)
+    }
+
+    fn receive(
+        &self,
+        vertex: &Digest,
+        what: &str,
+        wanted: &FilesWanted<'_>,
+        directory: &OwnedFd,
+    ) -> Result<(), BuildError> {
+        let root = directory.try_clone().at("duplicate", what)?;
+        let mut sink = Counted {
+            receiver: Receiver::new(root),
+            sources: *self,
+            vertex,
+            id: format!("transferring {what}:"),
+            told: AtomicU64::new(0),
+        };
+        self.shared.client.files(wanted, &mut sink, self.shared.cancel)?;
+        sink.receiver.finish()?;
+        sink.tell(true);
+        Ok(())
+    }
+
+    /// The contexts of `--build-context`.
+    pub(crate) fn named(self) -> Result<BTreeMap<String, Named<'a>>, BuildError> {
+        let mut out = BTreeMap::new();
+        for (name, source) in &self.shared.request.contexts {
+            let named = match source {
+                ContextSource::Image(image) => Named::Image(image.clone()),
+                ContextSource::Result(solved) => Named::Result(solved.clone()),
+                ContextSource::Local(directory) => Named::Files(Lazy::new(move || {
+                    let exclude = self.ignored(directory)?;
+                    self.local(&format!("[context {name}] load from client"), directory, &exclude, &[])
+                })),
+                other => {
+                    Named::Files(Lazy::new(move || self.fetched(other, &format!("named-{}", short(name)))))
+                }
+            };
+            out.insert(name.clone(), named);
+        }
+        Ok(out)
+    }
+}
+
+/// Tells how much came.
+struct Counted<'a> {
+    receiver: Receiver,
+    sources: Sources<'a>,
+    vertex: &'a Digest,
+    id: String,
+    told: AtomicU64,
+}
+
+impl Counted<'_> {
+    fn tell(&self, done: bool) {
+        let (id, current) = (self.id.clone(), self.receiver.bytes);
+        self.sources.shared.tell(self.vertex, SolveEventKind::Progress { id, current, total: 0, done });
+    }
+}
+
+/// Bytes between two messages about a transfer.
+const STEP: u64 = 1 << 20;
+
+impl FileSink for Counted<'_> {
+    fn stat(&mut self, stat: FileStat) -> Result<bool, BuildError> {
+        self.receiver.stat(stat)
+    }
+
+    fn data(&mut self, number: u32, bytes: &[u8]) -> Result<(), BuildError> {
+        self.receiver.data(number, bytes)?;
+        let told = self.told.load(Ordering::Relaxed);
+        if told == 0 || self.receiver.bytes >= told + STEP {
+            self.told.store(self.receiver.bytes.max(1), Ordering::Relaxed);
+            self.tell(false);
+        }
+        Ok(())
+    }
+}
+
+impl Build<'_> {
+    /// Files of a context of `--build-context`.
+    pub(crate) fn context_root(&mut self, name: &str) -> Result<Files, BuildError> {
+        let contexts = self.contexts;
+        match contexts.get(name) {
+            Some(Named::Files(files)) => {
+                Ok(Files::plain(files.fd()?.try_clone_to_owned().at("duplicate", name)?))
+            }
+            Some(Named::Image(image)) => {
+                let layers = self.base_image(image, None, false)?.layers();
+                self.files_of(&layers)
+            }
+            Some(Named::Result(solved)) => self.files_of(&solved.layers),
+            None => Err(BuildError::NoSource(format!("no build context {name}"))),
+        }
+    }
+
+    /// A stage on such a context; `None` where it is an image.
+    pub(crate) fn context_stage(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<Option<Stage>, BuildError> {
+        let contexts = self.contexts;
+        match contexts.get(name) {
+            Some(Named::Result(solved)) => {
+                let mut stage = Stage::on(None, solved.platform.clone());
+                stage.config = solved.config.clone();
+                stage.kit = Some(KitState {
+                    layers: solved.layers.clone(),
+                    history: solved.history.clone(),
+                    ..KitState::default()
+                });
+                Ok(Some(stage))
+            }
+            Some(Named::Files(files)) => {
+                let mut stage = Stage::on(None, platform.clone());
+                stage.config.working_dir = "/".into();
+                stage.kit = Some(KitState::default());
+                let (from, cancel) = (files.fd()?, self.cancel);
+                let everything = Ignore::default();
+                let (_, hash) = tree::hash(from, "", &everything, cancel)?;
+                let key = self.kit_key(&stage, false, &serde_json::json!(["FROM", hash]));
+                let created_by = format!("FROM {name} # buildkit");
+                if self.kit_probe(&mut stage, &key, &created_by)? {
+                    return Ok(Some(stage));
+                }
+                let layer = self.change_files(&stage, |root| {
+                    let mut copier = tree::Copier {
+                        to: root,
+                        owner: (0, 0),
+                        mode: None,
+                        exclude: &everything,
+                        cancel,
+                        links: Default::default(),
+                    };
+                    copier.contents(from, "", "")
+                })?;
+                self.kit_commit(&mut stage, &key, created_by, layer)?;
+                Ok(Some(stage))
+            }
+            Some(Named::Image(_)) | None => Ok(None),
+        }
+    }
+}
+
+/// Lines of an ignore file; comments and blank lines are nothing.
+fn patterns(text: &str) -> Vec<String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    lines
+        .map(|line| {
+            let (negated, path) = line.strip_prefix('!').map_or(("", line), |rest| ("!", rest.trim()));
+            // The pattern's own slash at the beginning or the end means nothing.
+            let clean = tree::clean(path).unwrap_or_else(|| path.to_owned());
+            format!("{negated}{clean}")
+        })
+        .filter(|p| !p.is_empty() && p != "!")
+        .collect()
+}
+
+fn read_text(directory: &OwnedFd, name: &str) -> Result<Option<String>, BuildError> {
+    use std::io::Read;
+    let Ok(file) = tree::open(directory.as_fd(), name, OFlags::RDONLY) else { return Ok(None) };
+    let mut text = Vec::new();
+    std::fs::File::from(file).take(super::super::DOCKERFILE_LIMIT).read_to_end(&mut text).at("read", name)?;
+    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// A part of a path that stands for a name.
+fn short(name: &str) -> String {
+    Digest::of(name.as_bytes()).hex()[..16].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_of_ignore_files() {
+        let text = "\u{feff}# comment\n\n/a/\n ! b/./c \n*.md\n!\n";
+        assert_eq!(patterns(text), ["a", "!b/c", "*.md"]);
+    }
+}
