@@ -206,9 +206,15 @@ pub(crate) fn assemble(
         annotations: h.annotations.clone(),
         uid_mappings: users.map(|u| u.uids.clone()).unwrap_or_default(),
         gid_mappings: users.map(|u| u.gids.clone()).unwrap_or_default(),
-        user_namespace: users.and(around.users_of).map(|pid| format!("/proc/{pid}/ns/user").into()),
+        user_namespace: users.and_then(|_| users_to_join(around)),
     };
     build(input).map_err(|e| Error::Refused { kind: e.kind(), text: e.to_string() })
+}
+
+/// Another container's users, or those that the sandbox was made for: namespaces belong to a user namespace.
+fn users_to_join(around: &Surroundings) -> Option<PathBuf> {
+    let of = around.users_of.map(|pid| format!("/proc/{pid}/ns/user").into());
+    of.or_else(|| around.sandbox.clone())
 }
 
 /// `<cgroup-parent>/<id>` below each hierarchy's root.

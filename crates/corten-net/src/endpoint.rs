@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use corten_base::Id;
+use corten_wire::oci_runtime::IdMapping;
 use serde::{Deserialize, Serialize};
 
 /// A hardware address, written `02:42:ac:11:00:02`.
@@ -248,6 +250,22 @@ pub struct SandboxSpec {
     pub container: Id,
     /// Where its embedded DNS server forwards to.
     pub upstreams: Vec<Upstream>,
+    /// Who it belongs to, if the container has users of its own: its root is to have power over its network.
+    pub users: Option<Users>,
+}
+
+/// A user namespace that a network namespace belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Users {
+    /// A new one, which lives as long as the network namespace.
+    New {
+        /// Users.
+        uids: Vec<IdMapping>,
+        /// Groups.
+        gids: Vec<IdMapping>,
+    },
+    /// The one at this path.
+    Of(PathBuf),
 }
 
 /// A name server that the embedded DNS server forwards to.

@@ -48,7 +48,7 @@ mod worker;
 pub use config::{AddressPool, DefaultBridge, FirewallMark, HostRules, InvalidMark, NetConfig};
 pub use endpoint::{
     EndpointRecord, EndpointSpec, InterfaceStats, InvalidMac, Mac, Opening, PortRecord, PortSpec, Protocol,
-    Rates, SandboxSpec, Upstream, sandbox_id,
+    Rates, SandboxSpec, Upstream, Users, sandbox_id,
 };
 pub use error::{NetError, PortError};
 pub use net::Net;

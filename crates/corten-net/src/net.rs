@@ -220,7 +220,7 @@ impl Net {
     /// A network namespace with `lo` up for the container; the path of its file. Idempotent. The settings that Docker
     /// gives every container are made there: unprivileged ports start at 0, everybody may ping.
     pub fn ensure_sandbox(&self, spec: SandboxSpec) -> Result<PathBuf, NetError> {
-        let made = self.0.sandboxes.ensure(&spec.container);
+        let made = self.0.sandboxes.ensure(&spec.container, spec.users.as_ref());
         let path = made.map_err(NetError::kernel("make a network namespace"))?;
         lock(&self.0.state).sandboxes.insert(spec.container.clone(), spec);
         Ok(path)

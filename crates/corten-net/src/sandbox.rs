@@ -14,8 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use corten_base::Id;
-use corten_sys::netns;
+use corten_sys::netns::{self, Owner};
+use corten_wire::oci_runtime::IdMapping;
 
+use crate::endpoint::Users;
 use crate::route::{Changes, Rtnetlink, is_absent};
 
 /// How long a link that was cut off may wait for its namespace to end.
@@ -88,25 +90,33 @@ impl Sandboxes {
     }
 
     /// Makes the namespace of a container unless it exists.
-    pub(crate) fn ensure(&self, container: &Id) -> io::Result<PathBuf> {
+    pub(crate) fn ensure(&self, container: &Id, users: Option<&Users>) -> io::Result<PathBuf> {
         let path = self.path(container);
         if lock(&self.leaving).remove(&path) {
             netns::unpin(&path)?;
         } else if is_namespace(&path) {
             return Ok(path);
         }
-        let ready = lock(&self.ready).pop();
-        let sandbox = match ready {
-            Some(sandbox) => sandbox,
-            None => OpenSandbox::make()?,
+        let sandbox = match users {
+            Some(users) => OpenSandbox::make_for(users)?,
+            None => self.take()?,
         };
-        self.send(Job::Refill);
         netns::pin(&sandbox.ns, &path)?;
         let now = Instant::now();
         let mut fresh = lock(&self.fresh);
         fresh.retain(|_, (since, _)| now - *since < FRESH);
         fresh.insert(container.clone(), (now, sandbox));
         Ok(path)
+    }
+
+    fn take(&self) -> io::Result<OpenSandbox> {
+        let ready = lock(&self.ready).pop();
+        let sandbox = match ready {
+            Some(sandbox) => sandbox,
+            None => OpenSandbox::make()?,
+        };
+        self.send(Job::Refill);
+        Ok(sandbox)
     }
 
     /// Takes away the file, in a moment; the kernel ends the namespace when the last process in it is gone.
@@ -164,6 +174,20 @@ impl OpenSandbox {
     /// On a thread of its own, for callers that must stay where they are.
     fn make() -> io::Result<Self> {
         let (ns, route) = netns::create_with(prepare_here)?;
+        Ok(Self { ns, route })
+    }
+
+    /// One that belongs to other users than we are.
+    fn make_for(users: &Users) -> io::Result<Self> {
+        let lines = |all: &[IdMapping]| {
+            let line = |m: &IdMapping| format!("{} {} {}\n", m.container_id, m.host_id, m.size);
+            all.iter().map(line).collect::<String>()
+        };
+        let ns = match users {
+            Users::New { uids, gids } => netns::create_for(Owner::New(&lines(uids), &lines(gids)))?,
+            Users::Of(path) => netns::create_for(Owner::Of(netns::open(path)?.as_fd()))?,
+        };
+        let route = netns::run_in(ns.as_fd(), prepare_here)?;
         Ok(Self { ns, route })
     }
 }

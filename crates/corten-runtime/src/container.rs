@@ -153,6 +153,9 @@ pub(crate) enum ChildStdio {
 pub(crate) struct Launched {
     pub(crate) child: Child,
     pub(crate) stdio: Stdio,
+    /// A container's root file system. The kernel writes everything to disk when it unmounts one; who keeps this
+    /// decides that the container's own end need not wait for it.
+    pub(crate) root: Option<OwnedFd>,
 }
 
 /// First byte of a message on the report socket.
@@ -204,10 +207,11 @@ pub(crate) fn launch(plan: &Plan<'_>) -> Result<Launched, StepError> {
         drop(child_report);
         child.map_err(|e| StepError::os("clone", "clone3", &e))?
     };
-    // Its streams' other ends: only when the child is the last to have them is their end seen.
-    drop(first);
+    // What else was prepared goes: only when the child is the last to have its streams is their end seen.
+    let root = first.into_root();
     join(&child, &members, report.as_fd())?;
-    finish(child, ours, report.as_fd(), plan.alone, plan.answers, names)
+    let launched = finish(child, ours, report.as_fd(), plan.alone, plan.answers, names)?;
+    Ok(Launched { root, ..launched })
 }
 
 /// Starts a further process in the container of `plan.init`.
@@ -328,7 +332,7 @@ fn finish(
         process::wait(child.pidfd.as_fd()).ok();
         return Err(StepError::new("report", "the process ended before it was set up"));
     };
-    Ok(Launched { child, stdio })
+    Ok(Launched { child, stdio, root: None })
 }
 
 /// What a child says about its failure.

@@ -97,6 +97,8 @@ struct Shim {
     listener: Option<OwnedFd>,
     connections: Vec<Connection>,
     block: Vec<u8>,
+    /// Kept until everybody knows of the container's end, see [`crate::container::Launched`].
+    _root: Option<OwnedFd>,
 }
 
 /// Whom a ready descriptor belongs to.

@@ -221,6 +221,7 @@ fn finish(context: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
 pub struct Overlay {
     lowers: Vec<CString>,
     upper: Option<(CString, CString)>,
+    volatile: bool,
     keep: Vec<OwnedFd>,
     /// For [`Overlay::make_at`].
     options: Vec<u8>,
@@ -231,15 +232,18 @@ const PAGE: usize = 4096;
 
 impl Overlay {
     /// Of layers, topmost first (at least one, two without a place to write); of where writes go and the overlay's own
-    /// directory, on the same file system.
+    /// directory, on the same file system. What is written to a `volatile` one is never synced by the overlay: neither
+    /// when it is asked for nor when it is unmounted. The kernel then marks that directory, and mounts it again only
+    /// without the mark.
     ///
     /// # Errors
     /// `InvalidInput` for a path with a NUL byte.
-    pub fn of(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<Self> {
+    pub fn of(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, volatile: bool) -> io::Result<Self> {
         let text = |p: &Path| CString::new(p.as_os_str().as_bytes());
         Ok(Self {
             lowers: lowers.iter().map(|p| text(p)).collect::<Result<_, _>>()?,
             upper: upper.map(|(u, w)| Ok::<_, io::Error>((text(u)?, text(w)?))).transpose()?,
+            volatile: volatile && upper.is_some(),
             keep: Vec::with_capacity(lowers.len() + 2),
             options: Vec::with_capacity(PAGE),
         })
@@ -265,8 +269,14 @@ impl Overlay {
                 rustix::mount::fsconfig_set_string(context.as_fd(), key, name.as_bytes())?;
             }
         }
-        if !crate::users::initial() {
+        if crate::users::initial() {
+            // An index would refuse layers that a mount which is about to go still has.
+            rustix::mount::fsconfig_set_string(context.as_fd(), c"index", c"off")?;
+        } else {
             rustix::mount::fsconfig_set_flag(context.as_fd(), c"userxattr")?;
+        }
+        if self.volatile {
+            rustix::mount::fsconfig_set_flag(context.as_fd(), c"volatile")?;
         }
         finish(&context, 0)
     }
@@ -276,7 +286,7 @@ impl Overlay {
     /// # Errors
     /// Those of mount(2); `E2BIG` for more layers than it takes.
     pub fn make_at(&mut self, target: &CStr) -> io::Result<()> {
-        let Self { lowers, upper, keep, options } = self;
+        let Self { lowers, upper, keep, options, .. } = self;
         options.clear();
         let keys = lowers.iter().enumerate().map(|(i, l)| (if i == 0 { "lowerdir=" } else { ":" }, l));
         let keys = keys.chain(upper.iter().flat_map(|(u, w)| [(",upperdir=", u), (",workdir=", w)]));
@@ -287,6 +297,9 @@ impl Overlay {
         }
         if !crate::users::initial() {
             append(options, b",userxattr")?;
+        }
+        if self.volatile {
+            append(options, b",volatile")?;
         }
         append(options, b"\0")?;
         let options = CStr::from_bytes_with_nul(options).map_err(|_| io::ErrorKind::InvalidInput)?;

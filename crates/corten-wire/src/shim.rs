@@ -112,6 +112,9 @@ pub enum Rootfs {
         upper: Option<PathBuf>,
         /// On the same file system as `upper`; needed with it.
         work: Option<PathBuf>,
+        /// What is written need not survive a power cut: nothing is ever synced.
+        #[serde(default)]
+        volatile: bool,
     },
 }
 

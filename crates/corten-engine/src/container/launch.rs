@@ -337,6 +337,8 @@ fn start(
             lowers: record.rootfs.lowers.to_vec(),
             upper: Some(record.rootfs.upper.clone()),
             work: Some(record.rootfs.work.clone()),
+            // The next daemon after a power cut removes it, see ARCHITECTURE.md.
+            volatile: h.auto_remove,
         },
         user: Some(UserSpec { user: c.user.clone(), group_add }),
         init: h.init.unwrap_or(shared.config().init),

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use corten_base::Id;
-use corten_net::{EndpointSpec, Opening, PortRecord, PortSpec, Protocol, Rates, SandboxSpec, Upstream};
+use corten_net::{
+    EndpointSpec, Opening, PortRecord, PortSpec, Protocol, Rates, SandboxSpec, Upstream, Users,
+};
 use corten_wire::api::network::EndpointSettings;
 use corten_wire::api::port::{Port, PortBinding};
 
@@ -55,7 +57,12 @@ pub(super) fn join(
     let linked = linked(shared, record)?;
     around.link_env = variables(&linked, &record.name);
     if own {
-        let sandbox = SandboxSpec { container: record.id.clone(), upstreams: run.upstreams.clone() };
+        let users = crate::userns::of(&shared.config(), host).map(|map| match around.users_of {
+            Some(pid) => Users::Of(format!("/proc/{pid}/ns/user").into()),
+            None => Users::New { uids: map.uids.clone(), gids: map.gids.clone() },
+        });
+        let (container, upstreams) = (record.id.clone(), run.upstreams.clone());
+        let sandbox = SandboxSpec { container, upstreams, users };
         around.sandbox =
             Some(shared.networks.net().ensure_sandbox(sandbox).map_err(Error::from).map_err(failed)?);
         run.sandbox = true;

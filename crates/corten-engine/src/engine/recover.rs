@@ -260,7 +260,12 @@ fn restore_networks(shared: &Shared, findings: &[Finding]) -> Result<()> {
     let sandboxes: Vec<_> = findings
         .iter()
         .filter(|f| f.run.sandbox)
-        .map(|f| SandboxSpec { container: f.record.id.clone(), upstreams: f.run.upstreams.clone() })
+        .map(|f| SandboxSpec {
+            container: f.record.id.clone(),
+            upstreams: f.run.upstreams.clone(),
+            // It is there already, whoever it belongs to.
+            users: None,
+        })
         .collect();
     for error in shared.networks.net().restore(&shared.networks.plans(), &endpoints, &sandboxes)? {
         tracing::warn!(%error, "network cannot be restored completely");

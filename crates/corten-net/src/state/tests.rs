@@ -39,7 +39,7 @@ fn show(record: &NetworkRecord) -> Vec<String> {
 }
 
 fn endpoint(state: &mut State, network: &NetworkRecord, container: &Id, priority: i64) -> EndpointSpec {
-    let sandbox = SandboxSpec { container: container.clone(), upstreams: Vec::new() };
+    let sandbox = SandboxSpec { container: container.clone(), upstreams: Vec::new(), users: None };
     state.sandboxes.insert(container.clone(), sandbox);
     EndpointSpec {
         id: Id::random(),

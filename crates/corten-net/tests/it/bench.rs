@@ -26,7 +26,8 @@ fn attach_publish_detach() {
                     host_ports: (8000 + round, 8000 + round),
                 }];
                 let start = Instant::now();
-                net.ensure_sandbox(SandboxSpec { container: id.clone(), upstreams: Vec::new() }).unwrap();
+                net.ensure_sandbox(SandboxSpec { container: id.clone(), upstreams: Vec::new(), users: None })
+                    .unwrap();
                 let sandbox = start.elapsed();
                 let record = net.attach(spec).unwrap();
                 let attach = start.elapsed() - sandbox;

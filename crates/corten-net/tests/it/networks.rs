@@ -193,7 +193,7 @@ fn a_restart_keeps_everything_and_sweeps_the_rest() {
         drop(net);
         let net = Net::open(config("test")).unwrap();
         assert_eq!(net.ensure_default_network(bridge.id.clone()).unwrap().unwrap(), bridge);
-        let sandbox = SandboxSpec { container: web.id.clone(), upstreams: Vec::new() };
+        let sandbox = SandboxSpec { container: web.id.clone(), upstreams: Vec::new(), users: None };
         let failures = net
             .restore(&[bridge.clone(), one.clone()], &web.endpoints, std::slice::from_ref(&sandbox))
             .unwrap();
@@ -266,7 +266,8 @@ fn macvlan_and_settings() {
         assert!(netns::open(&net.sandbox_path(&d.id)).is_ok());
         net.ensure_no_sandbox(&d.id).unwrap();
         // The same name again at once is a new namespace.
-        net.ensure_sandbox(SandboxSpec { container: d.id.clone(), upstreams: Vec::new() }).unwrap();
+        net.ensure_sandbox(SandboxSpec { container: d.id.clone(), upstreams: Vec::new(), users: None })
+            .unwrap();
         let path = net.sandbox_path(&d.id);
         assert!(!sh_in(&netns::open(&path).unwrap(), "ip -o link").contains("lan0"));
         net.ensure_no_sandbox(&d.id).unwrap();
@@ -414,7 +415,8 @@ fn bandwidth_is_limited_in_each_direction() {
         drop(net);
         let net = Net::open(config("test")).unwrap();
         net.ensure_default_network(bridge.id).unwrap();
-        let spec = |c: &Container| SandboxSpec { container: c.id.clone(), upstreams: Vec::new() };
+        let spec =
+            |c: &Container| SandboxSpec { container: c.id.clone(), upstreams: Vec::new(), users: None };
         let failures =
             net.restore(&[], &[record.clone(), free.endpoints[0].clone()], &[spec(&slow), spec(&free)]);
         assert!(failures.unwrap().is_empty());

@@ -126,7 +126,8 @@ fn taken_ports_are_refused_in_dockers_words() {
         let squatter = TcpListener::bind("0.0.0.0:18200").unwrap();
         let try_port = |n| {
             let id = corten_base::Id::random();
-            net.ensure_sandbox(SandboxSpec { container: id.clone(), upstreams: Vec::new() }).unwrap();
+            net.ensure_sandbox(SandboxSpec { container: id.clone(), upstreams: Vec::new(), users: None })
+                .unwrap();
             let mut spec = endpoint(&id, &bridge, "pub2");
             spec.ports = vec![port(None, 18199, 80), port(Some("127.0.0.1"), n, 80)];
             let endpoint = spec.id.to_string();

@@ -134,7 +134,7 @@ pub(crate) fn container_asking(
     change: impl FnOnce(&mut EndpointSpec),
 ) -> Container {
     let id = Id::random();
-    let path = net.ensure_sandbox(SandboxSpec { container: id.clone(), upstreams }).unwrap();
+    let path = net.ensure_sandbox(SandboxSpec { container: id.clone(), upstreams, users: None }).unwrap();
     let mut spec = endpoint(&id, network, name);
     change(&mut spec);
     let endpoint = net.attach(spec).unwrap();

@@ -91,7 +91,7 @@ pub(crate) fn restore(wanted: &mut Restore<'_>, ours: Option<Stdio>) -> Result<L
     if let (Stdio::Terminal { master }, Some(size)) = (&stdio, size) {
         pty::resize(master.as_fd(), size.height, size.width).ok();
     }
-    Ok(Launched { child, stdio })
+    Ok(Launched { child, stdio, root: None })
 }
 
 /// The root's tree, mounted where criu takes it from; away again when dropped.

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use corten_sys::caps;
+use corten_sys::netns;
 use corten_sys::process::{self, namespace};
 use corten_wire::oci_runtime::{IdMapping, Linux, Mount, NamespaceKind, Spec};
 use rustix::fs::{Mode, OFlags};
@@ -54,7 +55,11 @@ impl Namespaces {
                     all.user = Some(user_namespace(&linux.uid_mappings, &linux.gid_mappings)?);
                 }
                 (NamespaceKind::User, Some(path)) => {
-                    all.user = Some(open(path)?).filter(|fd| !is_own(fd.as_fd(), "user"));
+                    let fd = open(path)?;
+                    let fail = |e| StepError::os("namespace", format!("owner of {}", path.display()), &e);
+                    // The file of another namespace names the users that it belongs to.
+                    let fd = netns::owner(fd.as_fd()).map_err(fail)?.unwrap_or(fd);
+                    all.user = Some(fd).filter(|fd| !is_own(fd.as_fd(), "user"));
                 }
                 (NamespaceKind::Time, None) => all.clocks = Some(Clocks::New(offsets(linux)?)),
                 (NamespaceKind::Time, Some(path)) => all.clocks = Some(Clocks::Join(open(path)?)),

@@ -184,6 +184,11 @@ impl RootPlan {
         })
     }
 
+    /// See [`Root::into_kept`].
+    pub(super) fn into_kept(self) -> Option<OwnedFd> {
+        self.root.into_kept()
+    }
+
     /// Makes what has to be made in the stage, before it enters a user namespace.
     pub(super) fn make_outside(&mut self, users: Option<BorrowedFd<'_>>) -> Outcome {
         for (i, entry) in self.entries.iter_mut().enumerate() {

@@ -111,6 +111,14 @@ impl<'a> First<'a> {
         })
     }
 
+    /// The root file system, and nothing else of what was prepared.
+    pub(super) fn into_root(self) -> Option<OwnedFd> {
+        match self.root {
+            Directory::Own(root) => root.into_kept(),
+            Directory::Found(..) => None,
+        }
+    }
+
     /// Becomes the container's program.
     pub(super) fn run(&mut self, socket: BorrowedFd<'_>) -> Outcome<Infallible> {
         let staged = self.namespaces.staged();

@@ -115,6 +115,14 @@ impl Root {
         mount::change(self.fd()?, change, true).map_err(of(Step::Rootfs))
     }
 
+    /// The root, if it was made here: whoever has it keeps the file system from being unmounted.
+    pub(super) fn into_kept(self) -> Option<OwnedFd> {
+        match self.source {
+            Source::Ready(root) => Some(root),
+            Source::Mounted(..) | Source::Mapped(_) => None,
+        }
+    }
+
     /// The root, after it was made.
     pub(super) fn fd(&self) -> Outcome<BorrowedFd<'_>> {
         match &self.source {
@@ -136,11 +144,12 @@ pub(crate) fn root(rootfs: &Rootfs, scratch: &Path) -> io::Result<OwnedFd> {
 }
 
 fn source(rootfs: &Rootfs, scratch: &Path) -> io::Result<Source> {
-    let (lowers, upper, work) = match single(rootfs) {
+    let layers = match single(rootfs) {
         Ok((path, recursive)) => return mount::bind(path, recursive).map(Source::Ready),
         Err(layers) => layers,
     };
-    let mut overlay = Overlay::of(lowers, upper.zip(work))?;
+    layers.unmark();
+    let mut overlay = Overlay::of(layers.lowers, layers.upper.zip(layers.work), layers.volatile)?;
     match overlay.make() {
         Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
             Ok(Source::Mounted(overlay, CString::new(scratch.as_os_str().as_encoded_bytes())?))
@@ -149,8 +158,26 @@ fn source(rootfs: &Rootfs, scratch: &Path) -> io::Result<Source> {
     }
 }
 
-/// Topmost first, where writes go, and the overlay's own directory.
-type Layers<'a> = (&'a [PathBuf], Option<&'a Path>, Option<&'a Path>);
+/// What an overlay is made of.
+struct Layers<'a> {
+    /// Topmost first.
+    lowers: &'a [PathBuf],
+    /// Where writes go.
+    upper: Option<&'a Path>,
+    /// The overlay's own directory.
+    work: Option<&'a Path>,
+    volatile: bool,
+}
+
+impl Layers<'_> {
+    /// Takes away the mark that a volatile overlay left: what a container that removes itself wrote before it was
+    /// restarted is as good as it was.
+    fn unmark(&self) {
+        if let Some(work) = self.work.filter(|_| self.volatile) {
+            std::fs::remove_dir_all(work.join("work/incompat")).ok();
+        }
+    }
+}
 
 /// The one directory that a root is made of (with what is mounted below), or its layers.
 fn single(rootfs: &Rootfs) -> Result<(&Path, bool), Layers<'_>> {
@@ -158,7 +185,9 @@ fn single(rootfs: &Rootfs) -> Result<(&Path, bool), Layers<'_>> {
         Rootfs::Path(path) => Ok((path, true)),
         Rootfs::Overlay { lowers, upper: Some(upper), .. } if lowers.is_empty() => Ok((upper, false)),
         Rootfs::Overlay { lowers, upper: None, .. } if lowers.len() == 1 => Ok((&lowers[0], false)),
-        Rootfs::Overlay { lowers, upper, work } => Err((lowers, upper.as_deref(), work.as_deref())),
+        Rootfs::Overlay { lowers, upper, work, volatile } => {
+            Err(Layers { lowers, upper: upper.as_deref(), work: work.as_deref(), volatile: *volatile })
+        }
     }
 }
 
@@ -195,16 +224,17 @@ struct Corner {
 }
 
 impl Corner {
-    fn of(plan: &Plan<'_>, (lowers, upper, work): Layers<'_>) -> io::Result<Self> {
+    fn of(plan: &Plan<'_>, given: Layers<'_>) -> io::Result<Self> {
+        given.unmark();
         let text = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes());
         let owner = root_outside(plan).ok_or(io::ErrorKind::InvalidInput)?;
         let (mut layers, mut seen) = (Vec::new(), Vec::new());
-        for (i, lower) in lowers.iter().enumerate() {
+        for (i, lower) in given.lowers.iter().enumerate() {
             layers.push((text(lower)?, CString::new(i.to_string())?));
             seen.push(plan.scratch.join(i.to_string()));
         }
         let mut writable = None;
-        if let (Some(upper), Some(work)) = (upper, work) {
+        if let (Some(upper), Some(work)) = (given.upper, given.work) {
             // Both must be on the same mount: that of the nearest directory above them.
             let above = upper.ancestors().find(|a| work.starts_with(a)).unwrap_or(Path::new("/"));
             layers.push((text(above)?, c"rw".to_owned()));
@@ -217,7 +247,7 @@ impl Corner {
             scratch: text(plan.scratch)?,
             empty: Recipe::of("tmpfs", "tmpfs", &["mode=700".to_owned()], 0)?,
             layers,
-            overlay: Overlay::of(&seen, writable)?,
+            overlay: Overlay::of(&seen, writable, given.volatile)?,
             merged: text(&plan.scratch.join("merged"))?,
             owner,
         })

@@ -89,7 +89,7 @@ pub(super) fn run(context: &Context, given: &Arguments) -> Result<i32, OciError>
     }
     let signals = if detach { None } else { Some(foreground::signals()?) };
     let launched = draft.launch("run", given, None).map_err(|e| draft.abandon(e))?;
-    let Launched { child, stdio } = launched;
+    let Launched { child, stdio, .. } = launched;
     let told = draft
         .terminal
         .hand_over(stdio)

@@ -31,7 +31,7 @@ pub(super) fn exec(context: &Context, given: &Arguments) -> Result<i32, OciError
     let terminal = Terminal::of(given, process.terminal, detach)?;
     let signals = if detach { None } else { Some(foreground::signals()?) };
     let pid_file = pid_file(given)?;
-    let Launched { child, stdio } = launch(&container, &process, given)?;
+    let Launched { child, stdio, .. } = launch(&container, &process, given)?;
     let master =
         terminal.hand_over(stdio).and_then(|m| write_pid(pid_file.as_deref(), child.pid).map(|()| m));
     let master = master.inspect_err(|_| {

@@ -164,7 +164,7 @@ impl Foreign {
             (None, Some(stdio)) => stdio,
             (None, None) => return Err(step(StepError::new("runtime", "no streams"))),
         };
-        Ok(Launched { child, stdio })
+        Ok(Launched { child, stdio, root: None })
     }
 
     /// The process that the last command has left behind: it was named in the file, and is our child by now.

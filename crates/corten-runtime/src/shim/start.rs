@@ -133,6 +133,7 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shi
         signals,
         listener: None,
         connections: Vec::new(),
+        _root: launched.root,
         block: {
             debug_assert!(buffer.len() >= io::BLOCK, "one buffer serves messages and output");
             buffer

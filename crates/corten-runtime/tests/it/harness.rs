@@ -87,6 +87,7 @@ impl Fixture {
                 lowers: vec![base.join("lower")],
                 upper: Some(base.join("upper")),
                 work: Some(base.join("work")),
+                volatile: false,
             },
             user: Some(UserSpec::default()),
             init: false,

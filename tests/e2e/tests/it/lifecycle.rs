@@ -166,3 +166,26 @@ fn pruning() {
     assert!(daemon.docker(["container", "prune", "-f"]).ok().contains("Deleted Containers"));
     assert_eq!(daemon.docker(["ps", "-a", "--format", "{{.Names}}"]).ok(), "kept");
 }
+
+/// What a container that removes itself writes is never synced; the kernel marks its layer, and the next start takes the
+/// mark away. What another one wrote is there even though its root is still being unmounted.
+#[test]
+fn what_was_written_is_there_after_a_restart() {
+    let daemon = Daemon::start();
+    daemon.import_busybox();
+    for flags in [&["run", "-d", "--rm", "--name", "box"][..], &["run", "-d", "--name", "box"]] {
+        let script = "echo line >> /written; sync; exec sleep 1000";
+        daemon.docker([flags, &["busybox", "sh", "-c", script]].concat()).ok();
+        for lines in ["2", "3"] {
+            daemon.docker(["exec", "box", "sh", "-c", "until [ -s /written ]; do :; done"]).ok();
+            daemon.docker(["restart", "-t", "0", "box"]).ok();
+            let count = format!("until [ $(wc -l < /written) = {lines} ]; do :; done; cat /written");
+            assert_eq!(
+                daemon.docker(["exec", "box", "sh", "-c", &count]).ok().lines().count().to_string(),
+                lines
+            );
+        }
+        daemon.docker(["rm", "-f", "box"]).ok();
+        daemon.docker(["wait", "box"]).fails(1);
+    }
+}

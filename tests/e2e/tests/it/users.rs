@@ -171,3 +171,24 @@ fn build_binds_and_refusals() {
         assert_eq!(sh(&daemon, &[shared], "echo x > /dev/shm/f; echo fine"), "fine", "{shared}");
     }
 }
+
+/// The network namespace is the property of the container's users: its root has power over it, and over it alone.
+#[test]
+fn root_inside_has_power_over_its_network() {
+    let daemon = daemon();
+    let admin = ["--cap-add", "NET_ADMIN"];
+    let script = "ip addr add 10.9.8.7/24 dev lo && ip link set lo mtu 1500 && \
+                  cat /sys/class/net/lo/mtu && ping -c 1 -w 10 127.0.0.1 >/dev/null && echo pinged";
+    assert_eq!(sh(&daemon, &admin, script), "1500\npinged");
+    let refused =
+        daemon.docker(["run", "--rm", "busybox", "ip", "link", "set", "lo", "mtu", "1500"]).fails(2);
+    assert!(refused.contains("Operation not permitted"), "{refused}");
+    // Who shares the network shares its owner.
+    daemon.docker(["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    let shared = [admin.as_slice(), &["--network", "container:box"]].concat();
+    assert_eq!(sh(&daemon, &shared, "ip link set lo mtu 1400 && cat /sys/class/net/lo/mtu"), "1400");
+    assert_eq!(daemon.docker(["exec", "box", "cat", "/sys/class/net/lo/mtu"]).ok(), "1400");
+    // Another's process space means another's users, too.
+    let joined = [admin.as_slice(), &["--pid", "container:box"]].concat();
+    assert_eq!(sh(&daemon, &joined, "ip link set lo mtu 1300 && cat /sys/class/net/lo/mtu"), "1300");
+}
