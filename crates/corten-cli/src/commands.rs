@@ -6,6 +6,7 @@ mod context;
 mod image;
 mod inspect;
 mod login;
+mod manifest;
 mod network;
 mod prune;
 mod system;
@@ -19,6 +20,7 @@ pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("container", "Work with containers"),
     ("context", "Work with contexts, the daemons this client knows"),
     ("image", "Work with images"),
+    ("manifest", "Put manifests of several platforms under one name"),
     ("network", "Work with networks"),
     ("system", "Look after the engine"),
     ("volume", "Work with volumes"),
@@ -44,6 +46,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
         system::COMMANDS,
         context::COMMANDS,
         login::COMMANDS,
+        manifest::COMMANDS,
         inspect::COMMANDS,
         prune::COMMANDS,
     ]

@@ -16,9 +16,14 @@ pub(crate) fn auth_key(reference: &Reference) -> String {
 
 /// The value of `X-Registry-Auth` for a reference; that of no credentials where there are none.
 pub(crate) fn auth_header(cli: &Cli, reference: &Reference) -> String {
-    let key = auth_key(reference);
-    let found = from_environment(cli, &key).or_else(|| cli.config().borrow().credentials(&key));
+    let found = credentials(cli, reference);
     found.unwrap_or_else(|| Credentials { server: String::new(), ..Credentials::default() }).header()
+}
+
+/// Our credentials for the registry of a reference.
+pub(crate) fn credentials(cli: &Cli, reference: &Reference) -> Option<Credentials> {
+    let key = auth_key(reference);
+    from_environment(cli, &key).or_else(|| cli.config().borrow().credentials(&key))
 }
 
 /// `DOCKER_AUTH_CONFIG` holds a configuration file's text.

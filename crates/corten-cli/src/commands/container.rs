@@ -1,5 +1,6 @@
 //! Containers.
 
+mod api_socket;
 mod copy;
 mod create_flags;
 mod exec;

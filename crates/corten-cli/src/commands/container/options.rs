@@ -3,6 +3,7 @@
 use corten_base::error::errno_text;
 use serde_json::{Map, Value, json};
 
+use super::api_socket;
 use crate::cli::Cli;
 use crate::error::{Result, fail};
 use crate::flags::Flags;
@@ -19,6 +20,8 @@ pub(crate) struct Create {
     pub(crate) attach_stdout: bool,
     pub(crate) attach_stderr: bool,
     pub(crate) auto_remove: bool,
+    /// `--use-api-socket`, and the container does not bring credentials of its own.
+    pub(crate) give_credentials: bool,
 }
 
 /// Makes the request from flags. Errors are texts without `docker: `.
@@ -87,9 +90,20 @@ fn build(cli: &Cli, flags: &Flags, detach: bool) -> Result<Create, String> {
     let mut env = opts::environment(&flags.list("env"), &flags.list("env-file"))?;
     let proxies = proxy_environment(cli, &env);
     env.extend(proxies);
+    let has_config = env.iter().any(|e| e.starts_with("DOCKER_CONFIG="));
+    if flags.on("use-api-socket") && !has_config {
+        env.push(format!("DOCKER_CONFIG={}", api_socket::CONFIG_DIR));
+    }
     body["Env"] = null_if_empty(env);
     let networks = super::networking::networks(flags)?;
     body["HostConfig"] = host_config(flags, &ports, binds, &networks.mode)?;
+    if flags.on("use-api-socket") {
+        let mount = api_socket::mount(cli)?;
+        match body["HostConfig"]["Mounts"].as_array_mut() {
+            Some(mounts) => mounts.push(mount),
+            None => body["HostConfig"]["Mounts"] = json!([mount]),
+        }
+    }
     body["NetworkingConfig"] = json!({"EndpointsConfig": networks.endpoints});
     Ok(Create {
         image: image.clone(),
@@ -99,6 +113,7 @@ fn build(cli: &Cli, flags: &Flags, detach: bool) -> Result<Create, String> {
         attach_stdout,
         attach_stderr,
         auto_remove: flags.on("rm"),
+        give_credentials: flags.on("use-api-socket") && !has_config,
         body,
     })
 }
@@ -115,9 +130,6 @@ fn refuse(flags: &Flags) -> Result<(), String> {
         if flags.changed(name) {
             return Err(format!("invalid option: --{name} is only supported on Windows"));
         }
-    }
-    if flags.on("use-api-socket") {
-        return Err("--use-api-socket is not supported: bind the socket with -v".into());
     }
     let swappiness = flags.int("memory-swappiness");
     if swappiness != -1 && !(0..=100).contains(&swappiness) {

@@ -291,6 +291,9 @@ async fn create_container(cli: &Cli, flags: &Flags, request: &Create) -> Result<
     if let Some(file) = &mut file {
         file.write_all(id.as_bytes())?;
     }
+    if request.give_credentials {
+        super::api_socket::give_credentials(cli, &id).await?;
+    }
     Ok(id)
 }
 
