@@ -135,7 +135,11 @@ class Clients(unittest.TestCase):
         self.assertTrue(self.client.ping())
         self.assertGreaterEqual(self.client.info()["NCPU"], 1)
         self.assertIn("ApiVersion", self.client.version())
-        self.assertIn("Images", self.client.df())
+        # As of API 1.53 there are sums; before, there were lists.
+        self.assertEqual(1, self.client.df()["ImageUsage"]["TotalCount"])
+        older = docker.from_env(version="1.44", timeout=60)
+        self.addCleanup(older.close)
+        self.assertEqual(1, len(older.df()["Images"]))
 
 
 if __name__ == "__main__":
