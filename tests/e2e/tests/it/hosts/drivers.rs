@@ -21,10 +21,7 @@ fn macvlan_is_on_the_neighbours_network() {
     assert_eq!(web.ask(Tcp, "198.51.100.2:80"), "198.51.100.200", "under its own address");
     assert_eq!(other.ask(Tcp, "198.51.100.200:80"), hosts.ip("other", "lan"));
     let given = hosts.ip("other", "lan");
-    assert!(
-        given.starts_with("198.51.100.1") && given > "198.51.100.127".to_owned(),
-        "of the range: {given}"
-    );
+    assert!(given.starts_with("198.51.100.1") && *given > *"198.51.100.127", "of the range: {given}");
     hosts.host().reaches_nobody(Tcp, "198.51.100.200:80");
     vlans(&hosts);
     // Private containers hear their neighbours and not each other.
@@ -58,7 +55,7 @@ fn vlans(hosts: &Hosts) {
     let create = "network create -d macvlan --subnet 10.7.0.0/24 --gateway 10.7.0.1 -o parent=up0.7 seven";
     let made = hosts.daemon.docker(create.split(' '));
     let neighbour = "ip link add link eth0 name eth0.7 type vlan id 7 && ip addr add 10.7.0.1/24 dev eth0.7 && ip link set eth0.7 up";
-    if !hosts.near.command("sh").args(["-c", neighbour]).output().unwrap().status.success() {
+    if !hosts.near.command("sh").args(["-c", neighbour]).output().expect("nsenter").status.success() {
         // A kernel without VLANs.
         assert!(made.fails(1).contains("make parent up0.7"));
         return;

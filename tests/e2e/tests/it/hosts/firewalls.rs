@@ -102,19 +102,21 @@ impl<'a> Private<'a> {
             format!("mount -t proc proc /proc; {setup}; touch {}; exec sleep 100000", marker.display());
         let mut command = hosts.host().command("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", &script]);
-        let log = std::fs::File::create(hosts.daemon.dir().join("private")).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let log =
+            std::fs::File::create(hosts.daemon.dir().join("private")).expect("a file or process of ours");
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file or process of ours")).stderr(log);
         let keeper = command.spawn().expect("unshare");
         let mut private = Self { hosts, keeper, pid: String::new() };
         let said = || std::fs::read_to_string(hosts.daemon.dir().join("private")).unwrap_or_default();
         let deadline = Instant::now() + Duration::from_secs(60);
         while !marker.exists() {
-            let ended = private.keeper.try_wait().unwrap();
+            let ended = private.keeper.try_wait().expect("a file or process of ours");
             assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}: {}", said());
             std::thread::sleep(Duration::from_millis(20));
         }
         let id = private.keeper.id();
-        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"))
+            .expect("a file or process of ours");
         private.pid = children.trim().to_owned();
         private
     }

@@ -23,8 +23,9 @@ struct Answer {
 
 fn name_bytes(name: &str) -> Vec<u8> {
     let parts = name.split('.').filter(|p| !p.is_empty());
-    let mut bytes: Vec<u8> =
-        parts.flat_map(|p| [&[u8::try_from(p.len()).unwrap()], p.as_bytes()].concat()).collect();
+    let mut bytes: Vec<u8> = parts
+        .flat_map(|p| [&[u8::try_from(p.len()).expect("a short label")], p.as_bytes()].concat())
+        .collect();
     bytes.push(0);
     bytes
 }
@@ -51,7 +52,7 @@ fn read_name(message: &[u8], mut at: usize) -> (String, usize) {
         } else if length == 0 {
             return (name, if end == 0 { at + 1 } else { end });
         } else {
-            name += std::str::from_utf8(&message[at + 1..=at + length]).unwrap();
+            name += std::str::from_utf8(&message[at + 1..=at + length]).expect("a name in ASCII");
             name.push('.');
             at += length + 1;
         }
@@ -71,8 +72,12 @@ fn read_answer(message: &[u8]) -> Answer {
         let length = usize::from(u16::from_be_bytes([message[next + 8], message[next + 9]]));
         let data = &message[next + 10..next + 10 + length];
         match kind {
-            A => answer.records.push(IpAddr::from(<[u8; 4]>::try_from(data).unwrap()).to_string()),
-            AAAA => answer.records.push(IpAddr::from(<[u8; 16]>::try_from(data).unwrap()).to_string()),
+            A => {
+                answer.records.push(IpAddr::from(<[u8; 4]>::try_from(data).expect("an address")).to_string())
+            }
+            AAAA => {
+                answer.records.push(IpAddr::from(<[u8; 16]>::try_from(data).expect("an address")).to_string())
+            }
             PTR => answer.records.push(read_name(message, next + 10).0),
             41 => answer.edns = true,
             _ => {}
@@ -106,15 +111,17 @@ fn ask_with(place: &Place, question: &[u8]) -> Answer {
 fn ask_by_tcp(place: &Place, name: &str, kind: u16) -> Answer {
     use std::io::{Read, Write};
     place.run(|| {
-        let mut stream = std::net::TcpStream::connect("127.0.0.11:53").unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        let mut stream = std::net::TcpStream::connect("127.0.0.11:53").expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(15))).expect("talk to 127.0.0.11");
         let question = question(name, kind, false);
-        stream.write_all(&u16::try_from(question.len()).unwrap().to_be_bytes()).unwrap();
-        stream.write_all(&question).unwrap();
+        stream
+            .write_all(&u16::try_from(question.len()).expect("a short question").to_be_bytes())
+            .expect("talk to 127.0.0.11");
+        stream.write_all(&question).expect("talk to 127.0.0.11");
         let mut length = [0; 2];
-        stream.read_exact(&mut length).unwrap();
+        stream.read_exact(&mut length).expect("talk to 127.0.0.11");
         let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
-        stream.read_exact(&mut message).unwrap();
+        stream.read_exact(&mut message).expect("talk to 127.0.0.11");
         read_answer(&message)
     })
 }
@@ -125,13 +132,13 @@ type Asked = Arc<Mutex<Vec<(IpAddr, String)>>>;
 /// A name server of somebody else's, on port 53: every name that begins with `host` is 203.0.113.77, others are not.
 fn name_server(place: &Place) -> Asked {
     let asked = Asked::default();
-    let socket = place.run(|| UdpSocket::bind("0.0.0.0:53")).unwrap();
+    let socket = place.run(|| UdpSocket::bind("0.0.0.0:53")).expect("a free port");
     let list = Arc::clone(&asked);
     std::thread::spawn(move || {
         let mut buffer = [0; 512];
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
             let (name, end) = read_name(&buffer[..length], 12);
-            list.lock().unwrap().push((from.ip(), name.clone()));
+            list.lock().expect("no panic with it").push((from.ip(), name.clone()));
             let known = name.starts_with("host") && buffer[end..end + 2] == A.to_be_bytes();
             let mut reply = buffer[..end + 4].to_vec();
             let failed = if name.starts_with("host") { 0 } else { NO_SUCH_NAME };
@@ -147,7 +154,7 @@ fn name_server(place: &Place) -> Asked {
 }
 
 fn asked(list: &Asked) -> Vec<(IpAddr, String)> {
-    std::mem::take(&mut *list.lock().unwrap())
+    std::mem::take(&mut *list.lock().expect("no panic with it"))
 }
 
 #[test]
