@@ -154,6 +154,11 @@ pub(crate) fn forbidden(text: impl Into<String>) -> Error {
     Error::Refused { kind: Kind::Forbidden, text: text.into() }
 }
 
+/// Not at present (503).
+pub(crate) fn unavailable(text: impl Into<String>) -> Error {
+    Error::Refused { kind: Kind::Unavailable, text: text.into() }
+}
+
 /// Understood, but this program or host cannot (501).
 pub(crate) fn unsupported(text: impl Into<String>) -> Error {
     Error::Refused { kind: Kind::Unsupported, text: text.into() }

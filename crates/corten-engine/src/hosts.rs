@@ -14,13 +14,24 @@ pub(crate) fn hosts(extra: &[(String, IpAddr)], own: &[IpAddr], hostname: &str, 
     for (name, address) in extra {
         let _infallible = writeln!(text, "{address}\t{name}");
     }
-    for address in own {
-        let _infallible = match domainname {
-            "" => writeln!(text, "{address}\t{hostname}"),
-            domain => writeln!(text, "{address}\t{hostname}.{domain} {hostname}"),
-        };
-    }
-    text
+    text + &own_lines(own, hostname, domainname)
+}
+
+/// The lines of a container's own addresses.
+pub(crate) fn own_lines(own: &[IpAddr], hostname: &str, domainname: &str) -> String {
+    let line = |address: &IpAddr| match domainname {
+        "" => format!("{address}\t{hostname}\n"),
+        domain => format!("{address}\t{hostname}.{domain} {hostname}\n"),
+    };
+    own.iter().map(line).collect()
+}
+
+/// The same text without the lines of these addresses.
+pub(crate) fn without_addresses(text: &str, addresses: &[IpAddr]) -> String {
+    let is_one = |line: &&str| {
+        line.split_once('\t').and_then(|(a, _)| a.parse().ok()).is_some_and(|a| addresses.contains(&a))
+    };
+    text.lines().filter(|l| !is_one(l)).map(|l| format!("{l}\n")).collect()
 }
 
 /// The same text with these names at another address; unchanged if the user has taken the line out.
@@ -87,8 +98,24 @@ impl Resolv {
         }
         text.push('\n');
         text.push_str(comment);
+        let _infallible = writeln!(text, "{SUM}{:08x}", sum(&text));
         text
     }
+}
+
+/// The last line of a `resolv.conf` begins so, and tells whether somebody edited what is above.
+const SUM: &str = "# Sum: ";
+
+/// FNV-1a: the same from one release to the next.
+fn sum(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Whether a `resolv.conf` is as we wrote it.
+pub(crate) fn is_untouched(text: &str) -> bool {
+    let Some(at) = text.rfind(SUM) else { return false };
+    let (above, line) = text.split_at(at);
+    line.strip_prefix(SUM).map(str::trim_end) == Some(&format!("{:08x}", sum(above)))
 }
 
 /// `resolv.conf` of a container, and the servers the embedded DNS of a user network must ask.
@@ -129,14 +156,19 @@ pub(crate) fn plain(host: &str, dns: &DnsOptions<'_>, own_namespace: bool) -> Re
         "# Based on host file: '/etc/resolv.conf' (legacy)\n# Overrides: [{}]\n",
         overrides.join(" ")
     );
-    Resolution { text: conf.text(&comment), upstream: Vec::new() }
+    // For the day on which it is connected to a network with names.
+    let upstream = upstream(&overridden(&Resolv::parse(host), dns).0);
+    Resolution { text: conf.text(&comment), upstream }
+}
+
+fn upstream(conf: &Resolv) -> Vec<IpAddr> {
+    conf.servers.iter().filter_map(|s| s.split('%').next()?.parse().ok()).collect()
 }
 
 /// On user networks: the embedded server at 127.0.0.11, which asks the host's servers in turn.
 pub(crate) fn embedded(host: &str, dns: &DnsOptions<'_>) -> Resolution {
     let (mut conf, overrides) = overridden(&Resolv::parse(host), dns);
-    let upstream: Vec<IpAddr> =
-        conf.servers.iter().filter_map(|s| s.split('%').next()?.parse().ok()).collect();
+    let upstream = upstream(&conf);
     let external: Vec<String> =
         conf.servers.iter().map(|s| if is_loopback(s) { format!("host({s})") } else { s.clone() }).collect();
     conf.servers = vec!["127.0.0.11".into()];
@@ -188,6 +220,23 @@ mod tests {
         let dns = DnsOptions { servers: &servers, search: &search, options: &options };
         assert_eq!(meaning(&plain(HOST, &dns, true).text), ["nameserver 192.0.2.53", "options ndots:3"]);
         assert_eq!(meaning(&embedded(HOST, &dns).text), ["nameserver 127.0.0.11", "options ndots:3"]);
+    }
+
+    #[test]
+    fn edits_are_noticed() {
+        let text = embedded(HOST, &DnsOptions::default()).text;
+        assert!(is_untouched(&text));
+        assert!(!is_untouched(&text.replace("127.0.0.11", "127.0.0.12")));
+        assert!(!is_untouched(&format!("{text}nameserver 192.0.2.1\n")));
+        assert!(!is_untouched("nameserver 192.0.2.1\n"));
+    }
+
+    #[test]
+    fn own_addresses_come_and_go() {
+        let own = ["172.18.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let text = format!("127.0.0.1\tlocalhost\n{}", own_lines(&own, "box", ""));
+        assert!(text.ends_with("172.18.0.2\tbox\nfd00::2\tbox\n"));
+        assert_eq!(without_addresses(&text, &own), "127.0.0.1\tlocalhost\n");
     }
 
     #[test]

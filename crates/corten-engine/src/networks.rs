@@ -16,7 +16,7 @@ use corten_wire::api::network::{
 use corten_wire::api::{Filters, TextMap};
 
 use crate::config::EngineConfig;
-use crate::error::{Error, Result, chain, conflict, forbidden, invalid};
+use crate::error::{Error, Result, chain, conflict, forbidden, invalid, unavailable};
 use crate::failpoint::failpoint;
 use crate::record::{NETWORKS, NetworkEntry};
 use crate::volumes::now;
@@ -222,8 +222,8 @@ impl Networks {
         if matches!(driver, "host" | "null") && !request.config_only {
             return Err(forbidden(format!("only one instance of {driver:?} network is allowed")));
         }
-        if request.ingress || !matches!(request.scope.as_str(), "" | "local") {
-            return Err(conflict(
+        if request.ingress || !matches!(request.scope.as_str(), "" | "local") || driver == "overlay" {
+            return Err(unavailable(
                 "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
             ));
         }
@@ -320,14 +320,17 @@ pub(crate) fn view(entry: &NetworkEntry, containers: BTreeMap<String, NetworkCon
             .collect()
     });
     let (plan, template) = (entry.plan.as_ref(), entry.template.as_ref());
+    let unmanaged = plan.is_some_and(|p| p.unmanaged);
+    let default = if unmanaged { "null" } else { "default" };
+    let anything = || vec![ApiIpamConfig { subnet: "0.0.0.0/0".into(), ..ApiIpamConfig::default() }];
     let ipam = Ipam {
         driver: template
             .map(|t| &t.ipam.driver)
             .filter(|d| !d.is_empty())
             .cloned()
-            .unwrap_or("default".into()),
+            .unwrap_or_else(|| default.into()),
         options: entry.ipam_options.clone(),
-        config: config.or_else(|| template?.shown()),
+        config: if unmanaged { Some(anything()) } else { config.or_else(|| template?.shown()) },
     };
     let options = plan.map(|p| &p.options).or(template.map(|t| &t.options));
     Network {

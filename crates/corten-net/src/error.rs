@@ -97,6 +97,18 @@ pub enum NetError {
         /// As given.
         name: String,
     },
+    /// A bridge is to do without addresses.
+    #[error("ipv{family} pool is empty")]
+    NoPool {
+        /// 4 or 6.
+        family: u8,
+    },
+    /// Nobody gives addresses on the network, and one was asked for.
+    #[error("null ipam driver does not handle specific address {what}requests")]
+    Unmanaged {
+        /// `pool `, or nothing.
+        what: &'static str,
+    },
     /// A subnet is taken by another network.
     #[error("invalid pool request: Pool overlaps with other one on this address space")]
     PoolOverlap,
@@ -250,6 +262,8 @@ impl NetError {
             | Self::InvalidSysctl { .. }
             | Self::InvalidInstance { .. }
             | Self::NoParent { .. }
+            | Self::NoPool { .. }
+            | Self::Unmanaged { .. }
             | Self::PoolsExhausted => Kind::InvalidArgument,
             Self::UnknownDriver { .. }
             | Self::NoNetwork { .. }

@@ -38,6 +38,10 @@ pub mod option {
     pub const MTU: &str = "com.docker.network.driver.mtu";
     /// Prefix of the link names inside containers, `eth` by default.
     pub const IFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
+    /// How often neighbours are told of a container's address, 0 to 3.
+    pub const ADVERTISE_COUNT: &str = "com.docker.network.advertise_addr_nmsgs";
+    /// In between, 100 to 2000 milliseconds.
+    pub const ADVERTISE_INTERVAL: &str = "com.docker.network.advertise_addr_ms";
     /// Source address of traffic that leaves the network (instead of masquerading).
     pub const HOST_IPV4: &str = "com.docker.network.host_ipv4";
     /// The same for IPv6.
@@ -142,6 +146,9 @@ pub struct NetworkRecord {
     pub driver: Driver,
     /// The address plan, in the order in which `inspect` shows it; subnet and gateway are filled in.
     pub ipam: Vec<IpamConfig>,
+    /// Nobody gives containers addresses here (`--ipam-driver null`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unmanaged: bool,
     /// Subnets of a family that containers get no addresses of: a user may ask for one, and gets none.
     #[serde(default)]
     pub idle: Vec<IpNet>,
@@ -185,6 +192,9 @@ pub struct Settings {
     pub mtu: Option<u32>,
     /// Prefix of link names inside containers.
     pub ifname_prefix: String,
+    /// Neighbours are told at once of an address that comes with a hardware address of the user's choice.
+    #[serde(default = "yes")]
+    pub advertise: bool,
     /// Fixed source address of outgoing IPv4.
     pub host_v4: Option<Ipv4Addr>,
     /// Fixed source address of outgoing IPv6.
@@ -194,6 +204,10 @@ pub struct Settings {
     /// Mode of an ipvlan network.
     #[serde(default)]
     pub ipvlan: IpvlanMode,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What ipvlan sub-interfaces do with packets.
@@ -298,6 +312,7 @@ pub(crate) fn settings(spec: &NetworkSpec, driver: Driver) -> Result<Settings, N
         trusted_links: Vec::new(),
         mtu: None,
         ifname_prefix: "eth".to_owned(),
+        advertise: true,
         host_v4: None,
         host_v6: None,
         macvlan: MacvlanMode::Bridge,
@@ -320,6 +335,15 @@ pub(crate) fn settings(spec: &NetworkSpec, driver: Driver) -> Result<Settings, N
             }
             option::MTU => settings.mtu = mtu(value)?,
             option::IFACE_PREFIX => settings.ifname_prefix = link_name(value)?,
+            option::ADVERTISE_COUNT => match value.parse::<u8>() {
+                Ok(count @ 0..=3) => settings.advertise = count > 0,
+                _ => return Err(NetError::option(key, value, "must be an integer from 0 to 3")),
+            },
+            option::ADVERTISE_INTERVAL => {
+                if !value.parse().is_ok_and(|ms: u32| (100..=2000).contains(&ms)) {
+                    return Err(NetError::option(key, value, "must be an integer from 100 to 2000"));
+                }
+            }
             option::HOST_IPV4 => settings.host_v4 = Some(parse(key, value)?),
             option::HOST_IPV6 => settings.host_v6 = Some(parse(key, value)?),
             option::ENABLE_V4 | option::ENABLE_V6 => {

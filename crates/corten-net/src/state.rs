@@ -1,7 +1,7 @@
 //! Which networks, sandboxes and endpoints exist, and what follows from that. Pure: no kernel in here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use corten_base::Id;
 use ipnet::IpNet;
@@ -61,12 +61,20 @@ impl State {
             "overlay" => return Err(NetError::UnsupportedDriver { driver: spec.driver }),
             _ => return Err(NetError::UnknownDriver { driver: spec.driver }),
         };
-        if !matches!(spec.ipam_driver.as_str(), "" | "default") {
-            return Err(NetError::UnknownDriver { driver: spec.ipam_driver });
-        }
+        let unmanaged = match spec.ipam_driver.as_str() {
+            "" | "default" => false,
+            "null" => true,
+            _ => return Err(NetError::UnknownDriver { driver: spec.ipam_driver }),
+        };
         let settings = network::settings(&spec, driver)?;
         let (v4, v6) = network::families(&spec)?;
         network::validate_ipam(&spec.ipam, v6)?;
+        if unmanaged && spec.ipam.iter().any(|c| c.subnet.is_some()) {
+            return Err(NetError::Unmanaged { what: "pool " });
+        }
+        if unmanaged && driver == Driver::Bridge {
+            return Err(NetError::NoPool { family: if v4 { 4 } else { 6 } });
+        }
         let subnets = |six: bool| {
             spec.ipam.iter().filter_map(|c| c.subnet).filter(|s| matches!(s, IpNet::V6(_)) == six).count()
         };
@@ -81,6 +89,7 @@ impl State {
             name: spec.name,
             driver,
             ipam: spec.ipam,
+            unmanaged,
             idle: Vec::new(),
             internal: spec.internal,
             ipv4: v4,
@@ -103,6 +112,9 @@ impl State {
         pools: &[AddressPool],
         avoid: &[IpNet],
     ) -> Result<(), NetError> {
+        if record.unmanaged {
+            return Ok(());
+        }
         let id = &record.id;
         let wants = |v6: bool| if v6 { record.ipv6 } else { record.ipv4 };
         let subnets = record.ipam.iter().filter_map(|c| c.subnet);
@@ -241,7 +253,7 @@ impl State {
             ipv6: v6(ipv6),
             ipv6_prefix: prefix(ipv6),
             gateway_v6: v6(gateway(ipv6)),
-            mac: spec.mac.unwrap_or_else(|| mac_for(v4(ipv4), &spec.id)),
+            mac: spec.mac.unwrap_or_else(|| mac_for(v4(ipv4), v6(ipv6), &spec.id)),
             ifname,
             host_link: match network.driver {
                 Driver::Bridge => format!("veth{}", &spec.id.as_str()[..7]),
@@ -450,6 +462,9 @@ impl State {
         wish: Option<IpAddr>,
         v6: bool,
     ) -> Result<Option<IpAddr>, NetError> {
+        if network.unmanaged {
+            return if wish.is_some() { Err(NetError::Unmanaged { what: "" }) } else { Ok(None) };
+        }
         if let Some(address) = wish {
             network.validate_addresses(&[address])?;
             if !(if v6 { network.ipv6 } else { network.ipv4 }) {
@@ -476,12 +491,17 @@ impl State {
     }
 }
 
-/// A locally administered hardware address that follows from the IPv4 address: whoever gets the address next gets the
-/// same, so that no neighbour remembers a wrong one. Without IPv4 it follows from the endpoint's id.
-fn mac_for(ipv4: Option<Ipv4Addr>, endpoint: &Id) -> Mac {
-    let tail = match ipv4 {
-        Some(address) => address.octets(),
-        None => {
+/// A locally administered hardware address that follows from the IPv4 address, or from the end of the IPv6 address:
+/// whoever gets the address next gets the same, so that no neighbour remembers a wrong one. Without either it follows
+/// from the endpoint's id.
+fn mac_for(ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr>, endpoint: &Id) -> Mac {
+    let tail = match (ipv4, ipv6) {
+        (Some(address), _) => address.octets(),
+        (None, Some(address)) => {
+            let [.., a, b, c, d] = address.octets();
+            [a, b, c, d]
+        }
+        (None, None) => {
             let digits = &endpoint.as_str()[..8];
             u32::from_str_radix(digits, 16).expect("an id is hexadecimal").to_be_bytes()
         }

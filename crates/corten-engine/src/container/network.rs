@@ -405,6 +405,50 @@ pub(crate) fn follow_gateway(
     Ok(())
 }
 
+/// The files of a running container that was just connected to another network: its address gets a line in `hosts`,
+/// and names are asked of the embedded server if this is its first network that has them. A `resolv.conf` that somebody
+/// edited stays as it is.
+pub(crate) fn endpoint_came(shared: &Shared, record: &ContainerRecord, endpoint: &Endpoint) -> Result<()> {
+    let c = &record.config;
+    rewrite(shared, record, "hosts", |text| {
+        Some(text.to_owned() + &hosts::own_lines(&addresses(endpoint), &c.hostname, &c.domainname))
+    })?;
+    if endpoint.dns_names.is_empty() {
+        return Ok(());
+    }
+    let embedded = resolv_conf(shared, record, true, true).text;
+    rewrite(shared, record, "resolv.conf", |text| {
+        let new = hosts::is_untouched(text) && !text.contains("(internal resolver)");
+        new.then_some(embedded)
+    })
+}
+
+/// The files of a running container that was just disconnected from a network.
+pub(crate) fn endpoint_gone(shared: &Shared, record: &ContainerRecord, endpoint: &Endpoint) -> Result<()> {
+    rewrite(shared, record, "hosts", |text| Some(hosts::without_addresses(text, &addresses(endpoint))))
+}
+
+fn addresses(endpoint: &Endpoint) -> Vec<IpAddr> {
+    let attached = endpoint.attached.iter();
+    attached.flat_map(|e| e.ipv4.map(IpAddr::V4).into_iter().chain(e.ipv6.map(IpAddr::V6))).collect()
+}
+
+/// Changes one of the files in place: the container has it mounted.
+fn rewrite(
+    shared: &Shared,
+    record: &ContainerRecord,
+    name: &str,
+    change: impl FnOnce(&str) -> Option<String>,
+) -> Result<()> {
+    let path = shared.dir(&record.id).join(name);
+    let failed = |e| Error::io(format!("write {}", path.display()), e);
+    let text = std::fs::read_to_string(&path).map_err(failed)?;
+    match change(&text) {
+        Some(new) if new != text => std::fs::write(&path, new).map_err(failed),
+        _ => Ok(()),
+    }
+}
+
 fn resolv_conf(shared: &Shared, record: &ContainerRecord, own: bool, user: bool) -> hosts::Resolution {
     let daemon = &shared.config();
     let host = std::fs::read_to_string(&daemon.resolv_conf).unwrap_or_default();
@@ -429,12 +473,7 @@ fn resolv_conf(shared: &Shared, record: &ContainerRecord, own: bool, user: bool)
 /// Writes hosts, hostname and resolv.conf.
 fn files(shared: &Shared, record: &ContainerRecord, run: &Run, resolv: &str) -> Result<()> {
     let dir = shared.dir(&record.id);
-    let own: Vec<IpAddr> = run
-        .endpoints
-        .iter()
-        .filter_map(|e| e.attached.as_ref())
-        .flat_map(|e| e.ipv4.map(IpAddr::V4).into_iter().chain(e.ipv6.map(IpAddr::V6)))
-        .collect();
+    let own: Vec<IpAddr> = run.endpoints.iter().flat_map(addresses).collect();
     let mut extra = Vec::new();
     for entry in record.host.extra_hosts.iter().flatten() {
         let Some((name, address)) = entry.split_once([':', '=']) else { continue };

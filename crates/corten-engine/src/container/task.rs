@@ -735,8 +735,15 @@ impl Task {
         networks.insert(network.name.clone(), settings.clone());
         if self.phase.run().is_some() {
             let (shared, record, entry) = (self.shared.clone(), self.record.clone(), network.clone());
-            let endpoint =
-                blocking(move || endpoints::attach(&shared, &record, &entry, &settings, Vec::new())).await?;
+            let endpoint = blocking(move || {
+                let endpoint = endpoints::attach(&shared, &record, &entry, &settings, Vec::new())?;
+                // The container is connected; that its files could not be written is no reason to say otherwise.
+                if let Err(error) = endpoints::endpoint_came(&shared, &record, &endpoint) {
+                    tracing::warn!(container.id = %record.id, error = error.chain(), "the files of a container are not up to date");
+                }
+                Ok(endpoint)
+            })
+            .await?;
             Arc::make_mut(&mut self.run.endpoints).push(endpoint);
             self.follow_gateway(Vec::new()).await?;
             launch::write_run(&self.shared, &self.record.id, &self.run)?;
@@ -789,9 +796,15 @@ impl Task {
                 self.record.id, network.name
             )));
         }
-        if let Some(Endpoint { attached: Some(endpoint), id, .. }) = attached {
-            let (net, ports) = (self.shared.networks.net().clone(), endpoint.ports.clone());
-            let gone = blocking(move || Ok(net.detach(&endpoint)?)).await;
+        if let Some(left @ Endpoint { attached: Some(_), .. }) = attached {
+            let (shared, record, id) = (self.shared.clone(), Arc::clone(&self.record), left.id.clone());
+            let ports = left.attached.as_ref().map(|a| a.ports.clone()).unwrap_or_default();
+            let gone = blocking(move || {
+                let Some(attached) = &left.attached else { return Ok(()) };
+                shared.networks.net().detach(attached)?;
+                endpoints::endpoint_gone(&shared, &record, &left)
+            })
+            .await;
             if !force {
                 gone?;
             }

@@ -55,11 +55,16 @@ fn options_are_understood_or_refused() {
     assert_eq!(parse(option::BRIDGE_NAME, "gold2").unwrap().link, "gold2");
     assert_eq!(parse(option::MTU, "1400").unwrap().mtu, Some(1400));
     assert!(!parse(option::ICC, "false").unwrap().icc);
+    assert!(parse(option::ADVERTISE_COUNT, "3").unwrap().advertise);
+    assert!(!parse(option::ADVERTISE_COUNT, "0").unwrap().advertise);
+    assert!(parse(option::ADVERTISE_INTERVAL, "100").unwrap().advertise);
     for (key, value) in [
         (option::BRIDGE_NAME, "a name that is too long"),
         (option::BRIDGE_NAME, "../x"),
         (option::ICC, "maybe"),
         (option::MTU, "-1"),
+        (option::ADVERTISE_COUNT, "4"),
+        (option::ADVERTISE_INTERVAL, "99"),
         (option::HOST_IPV4, "fd00::1"),
         (option::GATEWAY_MODE_V4, "isolated"),
         ("com.docker.network.bridge.bogus", "1"),

@@ -94,6 +94,16 @@ fn address_plans_are_filled_in_as_docker_does() {
         plan(&|s| s.driver = "overlay".into()).unwrap_err(),
         "network driver \"overlay\" is not supported by this engine"
     );
+    let null = |driver: &'static str| {
+        move |s: &mut NetworkSpec| (s.ipam_driver, s.driver) = ("null".into(), driver.into())
+    };
+    assert_eq!(plan(&null("bridge")).unwrap_err(), "ipv4 pool is empty");
+    assert_eq!(plan(&null("macvlan")).unwrap(), [""; 0]);
+    let subnet = |s: &mut NetworkSpec| {
+        null("macvlan")(s);
+        s.ipam = vec![ipam("10.99.0.0/24", None, None, &[])];
+    };
+    assert_eq!(plan(&subnet).unwrap_err(), "null ipam driver does not handle specific address pool requests");
     // A failure leaves nothing taken.
     assert_eq!(plan(&|_| {}).unwrap(), ["172.19.0.0/16 172.19.0.1"]);
 }

@@ -24,6 +24,17 @@ fn macvlan_is_on_the_neighbours_network() {
     assert!(given.starts_with("198.51.100.1") && *given > *"198.51.100.127", "of the range: {given}");
     hosts.host().reaches_nobody(Tcp, "198.51.100.200:80");
     vlans(&hosts);
+    // Without addresses from us the container takes its own.
+    hosts.network("bare", &["-d", "macvlan", "--ipam-driver", "null", "-o", "parent=up1"]);
+    let bare = hosts.run("bare", &["--network", "bare"]);
+    bare.serve(Tcp, 80);
+    bare.does("ip addr add 192.0.2.77/24 dev eth0");
+    assert_eq!(hosts.far.ask(Tcp, "192.0.2.77:80"), "192.0.2.2");
+    let shown =
+        hosts.daemon.docker(["network", "inspect", "-f", "{{.IPAM.Driver}} {{.IPAM.Config}}", "bare"]).ok();
+    assert!(shown.starts_with("null [{0.0.0.0/0"), "{shown}");
+    hosts.daemon.docker(["rm", "-f", "bare"]).ok();
+    hosts.daemon.docker(["network", "rm", "bare"]).ok();
     // Private containers hear their neighbours and not each other.
     hosts.network(
         "private",
@@ -148,6 +159,56 @@ fn addresses_names_of_links_and_settings() {
     assert!(hosts.host().sh("ip -o addr show docker0").contains("10.88.0.1/26"));
 }
 
+/// What a network is called, and what it cannot be; subnets stay clear of what the host has routes to.
+#[test]
+fn flags_and_subnets_of_networks() {
+    let hosts = Hosts::start();
+    hosts.host().does("ip route add 172.18.0.0/15 via 192.0.2.2");
+    hosts.network("net", &["--attachable", "--label", "a=b", "--ipam-opt", "c=d", "--scope", "local"]);
+    let format =
+        "{{(index .IPAM.Config 0).Subnet}} {{.Attachable}} {{.Ingress}} {{.Labels}} {{.IPAM.Options}}";
+    let shown = hosts.daemon.docker(["network", "inspect", "-f", format, "net"]).ok();
+    assert_eq!(shown, "172.20.0.0/16 true false map[a:b] map[c:d]");
+    for (flags, want) in [
+        ("--ingress", "This node is not a swarm manager"),
+        ("--scope swarm", "This node is not a swarm manager"),
+        ("-d overlay", "This node is not a swarm manager"),
+        ("-d nothing", "plugin \"nothing\" not found"),
+        ("-d host", "only one instance of \"host\" network is allowed"),
+        ("--ipam-driver nothing", "plugin \"nothing\" not found"),
+        ("--ipam-driver null", "ipv4 pool is empty"),
+        ("--subnet 172.20.1.0/24", "Pool overlaps with other one on this address space"),
+        ("-o com.docker.network.bridge.nothing=1", "unknown option"),
+        ("--ipv4=false", "IPv4 or IPv6 must be enabled"),
+    ] {
+        let command = format!("network create {flags} wrong");
+        let text = hosts.daemon.docker(command.split(' ')).fails(1);
+        assert!(text.contains(want), "{flags}: {text}");
+    }
+    let all = hosts.daemon.docker(["network", "ls", "-q", "--filter", "type=custom"]).ok();
+    assert_eq!(all.lines().count(), 1, "what was refused left nothing");
+    hosts.run("user", &["--network", "net"]);
+    let list = |filter: &str| {
+        hosts.daemon.docker(["network", "ls", "--format", "{{.Name}}", "--filter", filter]).ok()
+    };
+    for (filter, want) in [
+        ("dangling=true", ""),
+        ("dangling=false", "net"),
+        ("label=a", "net"),
+        ("label=a=c", ""),
+        ("driver=null", "none"),
+        ("type=builtin", "bridge\nhost\nnone"),
+        ("scope=swarm", ""),
+        ("name=ne", "net\nnone"),
+    ] {
+        assert_eq!(list(filter), want, "{filter}");
+    }
+    hosts.daemon.docker(["rm", "-f", "user"]).ok();
+    assert_eq!(list("dangling=true"), "net");
+    assert_eq!(hosts.daemon.docker(["network", "prune", "-f", "--filter", "label!=a"]).ok(), "");
+    assert!(hosts.daemon.docker(["network", "prune", "-f", "--filter", "label=a"]).ok().contains("net"));
+}
+
 /// A running container with several networks: what it leaves by, and where it is reached.
 #[test]
 fn several_networks_come_and_go() {
@@ -186,10 +247,39 @@ fn several_networks_come_and_go() {
         }
         assert_eq!(hosts.near.ask(Tcp, "198.51.100.1:8080"), NEAR, "{command}");
     }
+    // Its files follow: a line for each address, and names from the first network that has them on.
+    let file = |name: &str| docker(&format!("exec plain cat /etc/{name}"));
+    hosts.run("plain", &["--hostname", "box"]);
+    assert!(!file("resolv.conf").contains("127.0.0.11"));
+    docker("network connect two plain");
+    assert!(file("resolv.conf").contains("nameserver 127.0.0.11"));
+    assert!(file("hosts").contains(&format!("{}\tbox", hosts.ip("plain", "two"))));
+    docker("exec plain ping -c1 -W5 beside");
+    let before = hosts.ip("plain", "two");
+    docker("network disconnect two plain");
+    assert!(!file("hosts").contains(&before));
     docker("network disconnect two web");
     assert_eq!(web.sh("ip route show default"), "");
     docker("restart -t 0 web");
     assert!(hosts.inside("web").sh("ip -o addr").contains("10.65.0."));
+}
+
+/// A fixed address moves to a container with another hardware address, and neighbours know at once.
+#[test]
+fn addresses_that_change_hands() {
+    let hosts = Hosts::start();
+    hosts.network("net", &["--subnet", "10.66.0.0/24"]);
+    hosts.network("six", &["--ipv6", "--ipv4=false", "--subnet", "fd00:66::/64"]);
+    let asker = hosts.run("asker", &["--network", "net", "--network", "six"]);
+    for (mac, seen) in [("02:00:00:00:00:01", "1"), ("02:00:00:00:00:02", "2")] {
+        let flags = ["--network", "net", "--ip", "10.66.0.9", "--mac-address", mac];
+        hosts.run("owner", &flags).serve(Tcp, 80);
+        hosts.run("six", &["--network", "six"]).serve(Tcp, 80);
+        assert!(!asker.ask(Tcp, "10.66.0.9:80").is_empty());
+        assert!(!asker.ask(Tcp, &format!("[{}]:80", hosts.ip6("six", "six"))).is_empty());
+        assert!(asker.sh("ip neigh show 10.66.0.9").contains(mac), "{seen}");
+        hosts.daemon.docker(["rm", "-f", "owner", "six"]).ok();
+    }
 }
 
 /// What `--config-only` keeps is what `--config-from` makes.
