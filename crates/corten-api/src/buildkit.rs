@@ -9,7 +9,7 @@
 //! A build is a [`job::Job`] under the reference that the client gave it. `Control.Solve` waits while the client drives
 //! the front end through the gateway, then exports what was returned.
 
-mod control;
+pub(crate) mod control;
 mod export;
 mod files;
 mod gateway;

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use corten_build::CacheEntry;
 use corten_image::{HistoryItem, Image, ManifestEntry, ManifestKind, Pruned, Removed, Summary};
+use corten_wire::api::build::BuildCache;
 use corten_wire::api::container::Healthcheck;
 use corten_wire::api::image as api;
 use corten_wire::api::{Empty, TextSet};
@@ -65,6 +67,23 @@ pub(crate) fn identity(image: &Image) -> Option<api::Identity> {
     let pull = |repository: &String| api::PullIdentity { repository: repository.clone() };
     let pull: Vec<_> = image.origins.iter().map(pull).collect();
     (!pull.is_empty()).then_some(api::Identity { pull })
+}
+
+/// One record of the build cache.
+pub(crate) fn build_cache(entry: CacheEntry) -> BuildCache {
+    let time = |ns: i64| corten_base::time::rfc3339_nano(ns.into());
+    BuildCache {
+        id: entry.id,
+        parents: Vec::new(),
+        kind: entry.kind.to_owned(),
+        description: entry.description,
+        in_use: entry.in_use,
+        shared: entry.shared,
+        size: signed(entry.size),
+        created_at: time(entry.created_ns),
+        last_used_at: Some(time(entry.used_ns)),
+        usage_count: signed(entry.uses),
+    }
 }
 
 /// One manifest of an image; `containers` are those made from it.

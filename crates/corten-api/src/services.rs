@@ -10,7 +10,7 @@ use corten_wire::api::image::ImageSummary;
 use corten_wire::api::system::{Info, Version};
 
 use crate::buildkit::BuildKit;
-use crate::convert::summary;
+use crate::convert::{self, summary};
 use crate::error::ApiError;
 use crate::puller::RequestPuller;
 
@@ -117,6 +117,11 @@ impl Services {
 
     /// Build cache for `GET /system/df`.
     pub(crate) async fn build_cache(&self) -> Result<Vec<BuildCache>, ApiError> {
-        Ok(Vec::new())
+        let builder = self.builder.clone();
+        let entries = tokio::task::spawn_blocking(move || builder.cache_entries())
+            .await
+            .map_err(std::io::Error::other)?
+            .map_err(|e| ApiError::from_error(e.kind(), &e))?;
+        Ok(entries.into_iter().map(convert::build_cache).collect())
     }
 }

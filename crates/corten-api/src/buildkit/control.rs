@@ -194,7 +194,7 @@ async fn disk_usage(
     Ok(DiskUsageResponse { record })
 }
 
-fn usage(entry: CacheEntry) -> UsageRecord {
+pub(crate) fn usage(entry: CacheEntry) -> UsageRecord {
     UsageRecord {
         id: entry.id,
         mutable: entry.mutable,
@@ -211,7 +211,7 @@ fn usage(entry: CacheEntry) -> UsageRecord {
 }
 
 /// Filters of containerd's kind: `name`, `name==value`, `name~=text`, joined by commas; one of the list must fit.
-fn admitted(record: &UsageRecord, filters: &[String]) -> bool {
+pub(crate) fn admitted(record: &UsageRecord, filters: &[String]) -> bool {
     let field = |name: &str| match name {
         "id" => record.id.clone(),
         "type" => record.record_type.clone(),
@@ -238,7 +238,7 @@ fn admitted(record: &UsageRecord, filters: &[String]) -> bool {
             !matches!(field(part).as_str(), "" | "false")
         })
     };
-    filters.is_empty() || filters.iter().any(|f| fits(f))
+    filters.is_empty() || filters.iter().any(|f| f.is_empty() || fits(f))
 }
 
 async fn prune(services: &Arc<Services>, message: PruneRequest) -> Result<Vec<UsageRecord>, Status> {
@@ -248,12 +248,13 @@ async fn prune(services: &Arc<Services>, message: PruneRequest) -> Result<Vec<Us
         keep_ns: message.keep_duration,
         reserved: bytes(message.reserved_space),
         max_used: bytes(message.max_used_space),
+        min_free: bytes(message.min_free_space),
     };
-    if message.min_free_space > 0 {
-        return Err(Status::new(Code::Unknown, "min-free-space is not supported by this daemon"));
-    }
     let pruned = tokio::task::spawn_blocking(move || {
-        let admitted = |entry: &CacheEntry| admitted(&usage(entry.clone()), &message.filter);
+        // What an image has, too, goes with `all` only: that frees nothing.
+        let admitted = |entry: &CacheEntry| {
+            (message.all || !entry.shared) && admitted(&usage(entry.clone()), &message.filter)
+        };
         builder.prune_cache(&options, &admitted)
     });
     let pruned =
@@ -287,6 +288,7 @@ mod tests {
         ] {
             assert_eq!(admitted(&record, &[filter.to_owned()]), want, "{filter}");
         }
+        assert!(admitted(&record, &[String::new()]));
         assert!(admitted(&record, &[]) && admitted(&record, &["id==x".into(), "shared".into()]));
     }
 }

@@ -1,7 +1,8 @@
 //! The classic builder, and what is not BuildKit.
 
 use corten_base::Reference;
-use corten_build::{BuildEvent, BuildRequest, StepLimits};
+use corten_build::{BuildEvent, BuildRequest, CacheEntry, CachePrune, StepLimits};
+use corten_wire::api::Filters;
 use corten_wire::api::build::BuildPruneResponse;
 use corten_wire::api::container::ContainerConfig;
 use corten_wire::api::host_config::Ulimit;
@@ -11,13 +12,13 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::body;
-use crate::buildkit::{self, Announced};
+use crate::buildkit::{self, Announced, control};
 use crate::call::{Answer, Call};
 use crate::error::ApiError;
 use crate::handlers::containers::platform;
 use crate::handlers::images::blocking;
 use crate::handlers::registry::credentials_by_host;
-use crate::query::Query;
+use crate::query::{Query, timestamp};
 use crate::stream::{self, Early, Failure, Sink};
 
 /// A client offers what its builds need.
@@ -170,25 +171,71 @@ fn tags(q: &Query) -> Result<Vec<Reference>, ApiError> {
     Ok(tags)
 }
 
+/// Filters of the build cache beside `until`.
+const CACHE_FILTERS: &[&str] =
+    &["id", "parent", "type", "description", "inuse", "shared", "private", "mutable", "immutable"];
+
 pub(crate) async fn prune(call: Call) -> Answer {
     let q = &call.query;
-    q.filters()?.validate(&[
-        "until",
-        "id",
-        "parent",
-        "type",
-        "description",
-        "inuse",
-        "shared",
-        "private",
-        "mutable",
-        "immutable",
-    ])?;
+    let filters = q.filters()?;
+    filters.validate(&[&["until"], CACHE_FILTERS].concat())?;
+    let bytes = |name: &str| {
+        let number = q.number(name)?.unwrap_or_default();
+        u64::try_from(number).map_err(|_| ApiError::invalid(format!("{name} is negative: {number}")))
+    };
+    let options = CachePrune {
+        keep_ns: keep_ns(&filters)?,
+        reserved: bytes("reserved-space")?,
+        max_used: bytes("max-used-space")?,
+        min_free: bytes("min-free-space")?,
+    };
+    let (terms, all) = (cache_filter(&filters)?, q.flag("all"));
+    // The classic builder's steps are images and no records of the cache: they are only forgotten.
+    let everything = all && terms.is_empty() && options.is_unlimited();
     let builder = call.services.builder.clone();
-    let freed = blocking(move || builder.prune().map_err(|e| ApiError::from_error(e.kind(), &e))).await?;
+    let gone = blocking(move || {
+        // COMPAT: what an image has, too, goes with `all` only.
+        let admitted = |e: &CacheEntry| {
+            (all || !e.shared) && (terms.is_empty() || control::admitted(&control::usage(e.clone()), &terms))
+        };
+        let gone = builder.prune_cache(&options, &admitted);
+        let gone = gone.and_then(|gone| if everything { builder.prune().map(|_| gone) } else { Ok(gone) });
+        gone.map_err(|e| ApiError::from_error(e.kind(), &e))
+    });
+    let gone = gone.await?;
+    let freed: u64 = gone.iter().filter(|e| !e.shared).map(|e| e.size).sum();
     let reclaimed = [("reclaimed".to_owned(), freed.to_string())];
     call.services.engine.bus().publish("builder", "prune", "", reclaimed.into());
-    call.ok(&BuildPruneResponse { caches_deleted: None, space_reclaimed: freed })
+    let ids: Vec<String> = gone.into_iter().map(|e| e.id).collect();
+    call.ok(&BuildPruneResponse { caches_deleted: (!ids.is_empty()).then_some(ids), space_reclaimed: freed })
+}
+
+/// `until`: what was used since then stays.
+fn keep_ns(filters: &Filters) -> Result<i64, ApiError> {
+    let now = corten_base::time::now_ns();
+    match filters.get("until").collect::<Vec<_>>()[..] {
+        [] => Ok(0),
+        [text] => {
+            let since = timestamp(text, now)
+                .map_err(|why| ApiError::invalid(format!("invalid value for 'until': {why}")))?;
+            Ok(i64::try_from((now - since).max(1)).unwrap_or(i64::MAX))
+        }
+        _ => Err(ApiError::invalid("filters expect only one value")),
+    }
+}
+
+/// The other filters, as BuildKit writes them.
+fn cache_filter(filters: &Filters) -> Result<Vec<String>, ApiError> {
+    let mut terms = Vec::new();
+    for name in CACHE_FILTERS.iter().filter(|n| filters.contains(n)) {
+        match filters.get(name).collect::<Vec<_>>()[..] {
+            [] => terms.push((*name).to_owned()),
+            [value] if *name == "id" => terms.push(format!("id~={value}")),
+            [value] => terms.push(format!("{name}=={value}")),
+            _ => return Err(ApiError::invalid("filters expect only one value")),
+        }
+    }
+    Ok(if terms.is_empty() { terms } else { vec![terms.join(",")] })
 }
 
 /// Applies the instructions of `--change`.

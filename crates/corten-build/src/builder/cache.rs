@@ -126,6 +126,32 @@ pub struct CachePrune {
     pub reserved: u64,
     /// All of it as long as it has no more bytes; 0 for no such limit.
     pub max_used: u64,
+    /// What is not needed for so many bytes of the disk to be free; 0 for no such wish.
+    pub min_free: u64,
+}
+
+impl CachePrune {
+    /// Whether nothing is to stay.
+    #[must_use]
+    pub fn is_unlimited(&self) -> bool {
+        self.keep_ns == 0 && self.may_stay(0, 0).is_none()
+    }
+
+    /// How many of `total` bytes may stay on a disk with `free` bytes left; `None` where nothing was said.
+    fn may_stay(&self, total: u64, free: u64) -> Option<u64> {
+        if (self.reserved, self.max_used, self.min_free) == (0, 0, 0) {
+            return None;
+        }
+        let limit = match self.max_used {
+            // Only a reserve was given: all beyond it goes.
+            0 if self.min_free == 0 => 0,
+            0 => u64::MAX,
+            limit => limit,
+        };
+        let missing = self.min_free.saturating_sub(free);
+        let limit = if missing > 0 { limit.min(total.saturating_sub(missing)) } else { limit };
+        Some(limit.max(self.reserved))
+    }
 }
 
 impl Builder {
@@ -204,11 +230,12 @@ impl Builder {
         let all = self.cache_entries()?;
         let mut left: u64 = all.iter().map(|e| e.size).sum();
         let now = i64::try_from(time::now_ns()).unwrap_or(i64::MAX);
-        let limit = options.max_used.max(options.reserved);
+        let disk = rustix::fs::statvfs(&inner.root).map_err(std::io::Error::from).at("stat", "the disk")?;
+        let limit = options.may_stay(left, disk.f_bavail.saturating_mul(disk.f_frsize));
         let mut gone = Vec::new();
         for entry in all {
             let young = options.keep_ns > 0 && entry.used_ns > now.saturating_sub(options.keep_ns);
-            let within = limit > 0 && left <= limit;
+            let within = limit.is_some_and(|limit| left <= limit);
             if entry.in_use || young || within || !admitted(&entry) {
                 continue;
             }
@@ -297,4 +324,28 @@ fn size_below(path: &std::path::Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CachePrune;
+
+    #[test]
+    fn what_may_stay() {
+        for (reserved, max_used, min_free, want) in [
+            (0, 0, 0, None),
+            (30, 0, 0, Some(30)),
+            (0, 50, 0, Some(50)),
+            (60, 50, 0, Some(60)),
+            // 100 bytes of cache, 20 of the disk are free.
+            (0, 0, 20, Some(u64::MAX)),
+            (0, 0, 50, Some(70)),
+            (0, 60, 50, Some(60)),
+            (80, 0, 50, Some(80)),
+            (0, 0, 900, Some(0)),
+        ] {
+            let options = CachePrune { keep_ns: 0, reserved, max_used, min_free };
+            assert_eq!(options.may_stay(100, 20), want, "{options:?}");
+        }
+    }
 }

@@ -360,8 +360,9 @@ fn df_verbose(usage: &Value, format: &str) -> Result<String> {
         quiet: "",
         headers: image::HEADERS,
     };
-    let rows: Vec<Row> =
-        items(usage, "Images").into_iter().flat_map(|i| image::rows(i, false, false)).collect();
+    // COMPAT: an image with several names is shown under the first.
+    let rows = |i| image::rows(i, false, false).into_iter().next();
+    let rows: Vec<Row> = items(usage, "Images").into_iter().filter_map(rows).collect();
     out.push_str(&images.render("", false, &rows)?);
     out.push_str("\nContainers space usage:\n\n");
     let containers = Table {
