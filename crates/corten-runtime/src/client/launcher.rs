@@ -17,6 +17,11 @@ pub struct Launcher {
     null: File,
 }
 
+/// A shim reads a configuration, and then sits for as long as its container with next to nothing. Without a cache per
+/// thread, what it has freed becomes whole pages again that can be given back; large buffers are mappings of their own.
+const ALLOCATOR: &std::ffi::CStr =
+    c"GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:glibc.malloc.mmap_threshold=32768";
+
 impl Launcher {
     /// Loads the program: `path`, or `corten-runtime` beside the running program.
     ///
@@ -57,7 +62,8 @@ impl Launcher {
         let args = ["corten-runtime", "shim", &bootstrap.id]
             .map(|a| CString::new(a.replace('\0', "")).unwrap_or_default());
         let fds = [(theirs.as_fd(), 0), (self.null.as_fd(), 1), (self.null.as_fd(), 2)];
-        let child = corten_sys::process::spawn(self.program.as_fd(), &args, &[], &fds)
+        let env = [ALLOCATOR.to_owned()];
+        let child = corten_sys::process::spawn(self.program.as_fd(), &args, &env, &fds)
             .map_err(ShimError::io("start corten-runtime"))?;
         drop(theirs);
         let borrowed: Vec<_> = attach.iter().map(AsFd::as_fd).collect();

@@ -211,6 +211,9 @@ impl Shim {
             process.env.clone_from(&spec.env);
         }
         if spec.privileged {
+            if !process.apparmor_profile.is_empty() {
+                process.apparmor_profile = "unconfined".to_owned();
+            }
             let all: Vec<String> = ALL_CAPABILITIES.iter().map(ToString::to_string).collect();
             process.capabilities = Some(Capabilities {
                 bounding: all.clone(),

@@ -29,7 +29,9 @@ pub fn main() -> i32 {
     else {
         return 2;
     };
-    let (reply, shim) = match start(bootstrap, fds, buffer) {
+    // The next one is touched only where something is read into it.
+    drop(buffer);
+    let (reply, shim) = match start(bootstrap, fds) {
         Ok(shim) => (BootstrapReply::Started(shim.started), Some(shim)),
         Err(fault) => (BootstrapReply::Failed(fault), None),
     };
@@ -64,7 +66,7 @@ fn wrong(text: &str) -> Fault {
     StepError::new("bootstrap", text).into_fault(Way::Create)
 }
 
-fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shim, Fault> {
+fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>) -> Result<Shim, Fault> {
     if bootstrap.version < VERSION || bootstrap.version > VERSION + 2 {
         return Err(wrong("the daemon and the shim are of different versions"));
     }
@@ -134,10 +136,7 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>, buffer: Vec<u8>) -> Result<Shi
         listener: None,
         connections: Vec::new(),
         _root: launched.root,
-        block: {
-            debug_assert!(buffer.len() >= io::BLOCK, "one buffer serves messages and output");
-            buffer
-        },
+        block: Vec::new(),
         cgroup,
     })
 }
@@ -160,5 +159,7 @@ impl Shim {
         }
         // What starting took is not needed again.
         corten_sys::memory::trim();
+        // Now it is a mapping of its own, of which only what is used costs anything.
+        self.block = vec![0; io::BLOCK];
     }
 }
