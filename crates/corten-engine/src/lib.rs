@@ -25,6 +25,7 @@
 //!
 //! All errors are [`Error`]: `kind()` decides the status, `chain()` is the text a client reads.
 
+pub mod apparmor;
 mod config;
 mod container;
 mod devices;

@@ -9,6 +9,7 @@ use corten_runtime::spec::{
 use corten_wire::api::host_config::{HostConfig, ThrottleDevice, Ulimit, UpdateRequest, WeightDevice};
 use corten_wire::oci_runtime::{self as oci, ConsoleSize, Mount, Resources, Rlimit};
 
+use crate::apparmor;
 use crate::config::{EngineConfig, UserMap};
 use crate::error::{Error, Result, internal, invalid};
 use crate::record::{ContainerRecord, MountKind, MountRecord};
@@ -44,6 +45,28 @@ pub(crate) struct Security {
     pub(crate) no_new_privileges: bool,
     pub(crate) seccomp: Option<String>,
     pub(crate) writable_cgroups: Option<bool>,
+    pub(crate) apparmor: Option<String>,
+    /// `disable`, or `user:`, `role:`, `type:`, `level:` with a value.
+    pub(crate) labels: Vec<String>,
+}
+
+impl Security {
+    /// The SELinux label that is asked for; what it does not say is as in the policy for containers. Empty where nothing
+    /// is asked for, or the kernel has no SELinux.
+    fn selinux_label(&self) -> Result<String> {
+        if self.labels.iter().all(|l| l == "disable") || !corten_runtime::spec::has_selinux() {
+            return Ok(String::new());
+        }
+        let mut parts =
+            [("user", "system_u"), ("role", "system_r"), ("type", "container_t"), ("level", "s0")];
+        for label in self.labels.iter().filter(|l| *l != "disable") {
+            let given = label
+                .split_once(':')
+                .and_then(|(key, value)| parts.iter_mut().find(|p| p.0 == key).map(|part| part.1 = value));
+            given.ok_or_else(|| invalid(format!("bad label option {label:?}, valid options 'disable' or \n'user, role, level, type, filetype' followed by ':' and a value")))?;
+        }
+        Ok(parts.map(|p| p.1).join(":"))
+    }
 }
 
 /// Reads `SecurityOpt`; refuses what this kernel cannot enforce.
@@ -70,18 +93,14 @@ pub(crate) fn security(options: &[String]) -> Result<Security> {
                 };
             }
             "seccomp" => security.seccomp = Some(value.to_owned()),
-            "apparmor" if value == "unconfined" || !has_lsm("apparmor") => {
-                if value != "unconfined" && value != "docker-default" {
-                    return Err(invalid(format!(
-                        "AppArmor profile {value:?} cannot be applied: AppArmor is not enabled on this host"
-                    )));
-                }
+            "apparmor" if !apparmor::is_enabled() && !matches!(value, "unconfined" | apparmor::DEFAULT) => {
+                return Err(invalid(format!(
+                    "AppArmor profile {value:?} cannot be applied: AppArmor is not enabled on this host"
+                )));
             }
-            "apparmor" => {
-                return Err(invalid(format!("AppArmor profile {value:?} is not supported by this engine")));
-            }
-            "label" if value == "disable" || !has_lsm("selinux") => {}
-            "label" => return Err(invalid("SELinux labels are not supported by this engine")),
+            "apparmor" => security.apparmor = Some(value.to_owned()),
+            // COMPAT: a host without SELinux takes labels and does without.
+            "label" => security.labels.push(value.to_owned()),
             "systempaths" if value == "unconfined" => {}
             "writable-cgroups" => {
                 security.writable_cgroups = match value {
@@ -96,8 +115,10 @@ pub(crate) fn security(options: &[String]) -> Result<Security> {
     Ok(security)
 }
 
-fn has_lsm(name: &str) -> bool {
-    std::fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|l| l.trim().split(',').any(|m| m == name))
+/// The AppArmor profile that a container starts with, or would; empty for none.
+pub(crate) fn apparmor_profile(h: &HostConfig) -> Result<String> {
+    let security = security(h.security_opt.as_deref().unwrap_or_default())?;
+    Ok(apparmor::profile(h, security.apparmor.as_deref()))
 }
 
 /// Refuses security options that cannot be had: writable control groups are a container's own only where it sees no
@@ -183,6 +204,8 @@ pub(crate) fn assemble(
         cap_add: h.cap_add.clone().unwrap_or_default(),
         cap_drop: h.cap_drop.clone().unwrap_or_default(),
         no_new_privileges: security.no_new_privileges || daemon.no_new_privileges,
+        apparmor_profile: apparmor_profile(h)?,
+        selinux_label: if h.privileged { String::new() } else { security.selinux_label()? },
         writable_cgroups: security.writable_cgroups,
         seccomp: seccomp(&security, h, daemon),
         rlimits: rlimits(h.ulimits.as_deref().unwrap_or_default())?,
@@ -565,6 +588,9 @@ mod tests {
         assert_eq!(read("writable-cgroups").unwrap().writable_cgroups, Some(true));
         assert_eq!(read("writable-cgroups=false").unwrap().writable_cgroups, Some(false));
         assert!(read("writable-cgroups=maybe").is_err());
+        assert_eq!(read("apparmor=unconfined").unwrap().apparmor.as_deref(), Some("unconfined"));
+        assert_eq!(read("label=type:spc_t").unwrap().labels, ["type:spc_t"]);
+        assert_eq!(read("apparmor=mine").is_ok(), apparmor::is_enabled());
         assert_eq!(read("nope=1").unwrap_err(), "invalid --security-opt 2: \"nope=1\"");
     }
 

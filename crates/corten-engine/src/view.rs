@@ -294,7 +294,11 @@ impl ContainerView {
             platform: "linux".into(),
             mount_label: String::new(),
             process_label: String::new(),
-            app_armor_profile: String::new(),
+            app_armor_profile: if started {
+                crate::spec::apparmor_profile(&r.host).unwrap_or_default()
+            } else {
+                String::new()
+            },
             exec_ids: (!exec_ids.is_empty()).then_some(exec_ids),
             host_config: r.host.as_ref().clone(),
             graph_driver: Some(corten_wire::api::image::GraphDriver {

@@ -6,6 +6,7 @@
 mod defaults;
 mod devices;
 
+pub use crate::container::labels::{has_apparmor, has_selinux};
 pub use defaults::{ALL_CAPABILITIES, DEFAULT_CAPABILITIES, MASKED_PATHS, READONLY_PATHS, capabilities};
 pub use devices::{DeviceRequest, parse_device_rule};
 
@@ -47,6 +48,10 @@ pub struct SpecInput {
     pub cap_drop: Vec<String>,
     /// `--security-opt no-new-privileges`.
     pub no_new_privileges: bool,
+    /// AppArmor profile; empty for none.
+    pub apparmor_profile: String,
+    /// SELinux label; empty for none.
+    pub selinux_label: String,
     /// System-call filter.
     pub seccomp: SeccompChoice,
     /// `--ulimit`.
@@ -248,6 +253,8 @@ pub fn build(input: SpecInput) -> Result<Built, SpecError> {
         }),
         rlimits: input.rlimits.clone(),
         no_new_privileges: input.no_new_privileges,
+        apparmor_profile: input.apparmor_profile.clone(),
+        selinux_label: input.selinux_label.clone(),
         oom_score_adj: input.oom_score_adj,
         ..Process::default()
     };

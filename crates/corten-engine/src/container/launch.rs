@@ -28,7 +28,7 @@ use crate::record::{CONTAINERS, ContainerRecord, MountKind, MountRecord, STATES,
 use crate::shared::Shared;
 use crate::spec::Surroundings;
 use crate::view::Endpoint;
-use crate::{devices, spec, userns};
+use crate::{apparmor, devices, spec, userns};
 
 /// What exists of a container only while it runs; kept in `run.json` for the next daemon.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -310,6 +310,9 @@ fn start(
     attach: Vec<(Attach, OwnedFd)>,
 ) -> Result<(Shim, Started)> {
     let mut built = spec::assemble(record, &shared.config(), around)?;
+    if built.spec.process.as_ref().is_some_and(|p| p.apparmor_profile == apparmor::DEFAULT) {
+        apparmor::ensure_default()?;
+    }
     let devices = devices::inject(
         &mut built.spec,
         record.host.device_requests.as_deref().unwrap_or_default(),

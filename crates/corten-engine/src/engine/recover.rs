@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::Engine;
 use super::create::save;
+use crate::apparmor;
 use crate::config::EngineConfig;
 use crate::container::{
     self, Container, Found, Phase, Run, Start, blocking, load_run, load_state, load_transient, read_exit,
@@ -74,6 +75,9 @@ impl Engine {
             if shared.config().fast_joins {
                 let joins = FastJoins::on().map_err(|e| Error::io("switch favordynmods on", e))?;
                 shared.joins.set(joins).map_err(|_| Error::ShuttingDown)?;
+            }
+            if apparmor::has_default() {
+                apparmor::ensure_default()?;
             }
             let findings = look(&shared)?;
             Ok((shared, findings))

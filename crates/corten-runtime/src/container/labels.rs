@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use corten_wire::oci_runtime::Process;
 use rustix::fs::{Mode, OFlags};
@@ -28,12 +29,16 @@ struct Label {
 }
 
 /// The kernel confines with AppArmor.
-pub(crate) fn has_apparmor() -> bool {
-    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with(b"Y"))
+#[must_use]
+pub fn has_apparmor() -> bool {
+    static ENABLED: OnceLock<bool> = OnceLock::new();
+    let read = || std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with(b"Y"));
+    *ENABLED.get_or_init(read)
 }
 
 /// The kernel labels with SELinux.
-pub(crate) fn has_selinux() -> bool {
+#[must_use]
+pub fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 

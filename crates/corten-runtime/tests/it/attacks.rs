@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 
 use crate::harness::{Fixture, privileged, sh};
 use corten_runtime::spec::Ns;
-use corten_wire::oci_runtime::Mount;
+use corten_wire::oci_runtime::{IdMapping, Mount};
 use serde_json::json;
 
 use crate::oci::Bundle;
@@ -296,4 +296,30 @@ fn release_agents_are_out_of_reach() {
                   unshare -U true 2>/dev/null && echo unshared; \
                   mkdir /tmp/c; mount -t cgroup -o memory none /tmp/c 2>/dev/null && echo mounted; true");
     assert_eq!(out, "");
+}
+
+/// CVE-2023-25809: with users of its own and the host's view of the control groups, nothing of them is writable.
+#[test]
+fn control_groups_cannot_be_written() {
+    if !privileged() {
+        return;
+    }
+    let script = "for d in $(find /sys/fs/cgroup -mindepth 1 -type d); do mkdir $d/made && echo made $d; \
+                  (echo 0 > $d/cgroup.procs) && echo joined $d; done 2>/dev/null; mkdir /tmp/c; \
+                  for o in rw,remount rw,remount,bind; do mount -o $o /sys/fs/cgroup && echo remounted; done 2>/dev/null; \
+                  grep -E ' cgroup2? ' /proc/mounts | grep -cv ' ro,'; echo $(ls /sys/fs/cgroup | wc -l) groups";
+    for (users, view) in [(true, Ns::Host), (true, Ns::New), (false, Ns::Host), (false, Ns::New)] {
+        let b = Fixture::with(&["sh", "-c", script], |i| {
+            i.namespaces.cgroup = view.clone();
+            if users {
+                let all = vec![IdMapping { container_id: 0, host_id: 200_000, size: 65_536 }];
+                (i.uid_mappings, i.gid_mappings) = (all.clone(), all);
+            }
+        });
+        let (code, out, _) = b.run();
+        assert!(
+            code == 0 && out.starts_with("0\n") && !out.contains("\n0 groups"),
+            "{users} {view:?}: {out}"
+        );
+    }
 }

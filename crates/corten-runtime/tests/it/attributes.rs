@@ -32,6 +32,14 @@ fn each_has_its_effect() {
     let (_, machine) =
         run("busybox uname -m", |c| c["linux"]["personality"] = json!({ "domain": "LINUX32" }));
     assert!(!machine.contains("64"), "{machine}");
+    let wanted = json!({ "mode": "MPOL_BIND", "nodes": "0" });
+    let policy = run("cut -d' ' -f2 /proc/$$/numa_maps | sort -u", |c| c["linux"]["memoryPolicy"] = wanted);
+    if std::path::Path::new("/proc/self/numa_maps").exists() {
+        assert_eq!(policy, ok("bind:0\n"));
+    } else {
+        let want = "failed to set memory policy: function not implemented";
+        assert!(policy.0 != 0 && policy.1.contains(want), "{policy:?}");
+    }
     let (_, name) = run("cat /proc/sys/kernel/domainname", |c| c["domainname"] = json!("dom"));
     assert!(name.ends_with("dom\n"), "{name}");
     let b = Bundle::with(&["sleep", "60"], |c| c["linux"]["maskedPaths"] = json!([]));

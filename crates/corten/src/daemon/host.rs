@@ -110,7 +110,11 @@ fn info(config: &Config, kernel: String, machine: String) -> anyhow::Result<Info
         Some("unconfined") => "unconfined",
         Some(_) => "custom",
     };
-    let mut security = vec![format!("name=seccomp,profile={seccomp}")];
+    let mut security = Vec::new();
+    if corten_engine::apparmor::has_default() {
+        security.push("name=apparmor".to_owned());
+    }
+    security.push(format!("name=seccomp,profile={seccomp}"));
     if config.engine.no_new_privileges {
         security.push("name=no-new-privileges".to_owned());
     }
