@@ -20,7 +20,9 @@ mod top;
 mod unpack;
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -286,8 +288,40 @@ fn distinct(layers: &[Layer]) -> Vec<Layer> {
     out
 }
 
-/// LINUX 6.5: `lowerdir+` takes one layer at a time, so that neither a page nor colons limit the paths.
-fn mount(overlay: &Overlay, read_only: bool) -> rustix::io::Result<OwnedFd> {
+/// LINUX 6.5: `lowerdir+` takes one layer at a time, so that neither a page nor colons limit the paths. Older kernels
+/// answer `EINVAL`.
+fn mount(overlay: &Overlay, read_only: bool) -> std::io::Result<OwnedFd> {
+    match mount_by_layers(overlay, read_only) {
+        Err(rustix::io::Errno::INVAL) => mount_at_once(overlay, read_only),
+        other => Ok(other?),
+    }
+}
+
+/// For older kernels: mounted by mount(2) where nobody sees it, and taken from there.
+fn mount_at_once(overlay: &Overlay, read_only: bool) -> std::io::Result<OwnedFd> {
+    use std::os::fd::AsFd;
+
+    use corten_sys::mount;
+    let invalid = |e: std::ffi::NulError| std::io::Error::new(std::io::ErrorKind::InvalidInput, e);
+    // Any directory will do, as the layers are looked up before.
+    let place = CString::new(overlay.upper.as_os_str().as_bytes()).map_err(invalid)?;
+    let lowers: Vec<PathBuf> =
+        read_only.then_some(&overlay.upper).into_iter().chain(&overlay.lowers).cloned().collect();
+    let tree = mount::in_private_namespace(|| {
+        let upper = (!read_only).then_some((overlay.upper.as_path(), overlay.work.as_path()));
+        // Without an upper one such a kernel wants two.
+        if upper.is_some() || lowers.len() > 1 {
+            mount::Overlay::of(&lowers, upper, false)?.make_at(&place)?;
+        }
+        mount::bind(place.as_c_str(), false)
+    })??;
+    let kept = if read_only { mount::attr::RDONLY } else { 0 };
+    let set = mount::attr::NODEV | mount::attr::NOSUID | kept;
+    mount::change(tree.as_fd(), mount::Change { set, ..mount::Change::default() }, false)?;
+    Ok(tree)
+}
+
+fn mount_by_layers(overlay: &Overlay, read_only: bool) -> rustix::io::Result<OwnedFd> {
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let set = |key: &str, value: &Path| rustix::mount::fsconfig_set_string(&fs, key, value);
     if read_only {
