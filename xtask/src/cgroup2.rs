@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::build::{self, Profile};
 use crate::packages;
 use crate::run::{capture, cargo, run, target};
 
@@ -27,14 +28,17 @@ const NEEDS: &[(&str, &str)] = &[
     ("criu", "criu"),
     ("iptables-restore", "iptables"),
     ("/usr/bin/ip", "iproute2"),
+    ("/usr/bin/nsenter", "util-linux"),
     ("depmod", "kmod"),
 ];
-/// criu, and what it runs: it packs each tmpfs, writes down the network, and locks it meanwhile.
+/// criu, and what it runs: it packs each tmpfs, writes down the network, and locks it meanwhile. What the end-to-end
+/// tests run.
 const HELPERS: &[&str] = &[
     "/usr/sbin/criu",
     "/usr/bin/tar",
     "/usr/bin/gzip",
     "/usr/bin/ip",
+    "/usr/bin/nsenter",
     "/usr/sbin/iptables-restore",
     "/usr/sbin/ip6tables-restore",
 ];
@@ -58,8 +62,9 @@ const MODULES: &[&str] = &[
     "bridge",
     "tun",
 ];
-/// What is run unless told.
+/// What is run unless told, of the runtime's tests and of the end-to-end tests.
 const TESTS: &[&str] = &["cgroup2::", "users::", "inside::", "lifecycle::", "attributes::", "checkpoint::"];
+const DAEMON_TESTS: &[&str] = &["checkpoint::"];
 /// What the machine has not: a tmpfs that maps ids (Linux 6.3; everything there is on tmpfs), and a tun device.
 const SKIPPED: &[&str] = &[
     "users::a_bind_mount_shows_other_owners",
@@ -68,6 +73,8 @@ const SKIPPED: &[&str] = &[
     "inside::options",
 ];
 const PATIENCE: Duration = Duration::from_secs(900);
+/// Where the machine has what an installation has.
+const DIST: &str = "/corten";
 /// The last line of the machine.
 const END: &str = "corten-vm: end";
 
@@ -81,10 +88,15 @@ pub fn machine(tests: &[String], heard: &mut dyn FnMut(&str)) -> Result<bool> {
     let place = target().join("cgroup2");
     std::fs::create_dir_all(&place)?;
     let kernel = kernel(&place)?;
-    let program = program()?;
-    let tests: Vec<&str> =
-        if tests.is_empty() { TESTS.to_vec() } else { tests.iter().map(String::as_str).collect() };
-    let image = initramfs(&place, &kernel, &program, &tests)?;
+    let named: Vec<&str> = tests.iter().map(String::as_str).collect();
+    let of = |usual: &[&str]| if named.is_empty() { usual.join(" ") } else { named.join(" ") };
+    let dist = build::dist(Profile::Debug)?;
+    let runs = [
+        Run { program: program("corten-runtime")?, tests: of(TESTS), threads: 2 },
+        // A daemon is given ten seconds to come up, which is little for an emulated processor that does more than that.
+        Run { program: program("corten-e2e")?, tests: of(DAEMON_TESTS), threads: 1 },
+    ];
+    let image = initramfs(&place, &kernel, &dist, &runs)?;
     boot(&kernel.join("vmlinuz"), &image, heard)
 }
 
@@ -159,24 +171,25 @@ fn wanted_modules(tree: &Path) -> Result<Vec<PathBuf>> {
     Ok(order.into_iter().map(|file| version.path().join(file)).collect())
 }
 
-/// The runtime's test program. It names corten-runtime by its path, so both keep theirs in the machine.
-fn program() -> Result<PathBuf> {
-    let text = capture(cargo().args([
-        "test",
-        "-p",
-        "corten-runtime",
-        "--test",
-        "it",
-        "--no-run",
-        "--message-format=json",
-    ]))?;
+/// A test program, and what it is to run.
+struct Run {
+    program: PathBuf,
+    tests: String,
+    threads: u32,
+}
+
+/// The test program `it` of a package. The runtime's names corten-runtime by its path, so both keep theirs in the
+/// machine.
+fn program(package: &str) -> Result<PathBuf> {
+    let text =
+        capture(cargo().args(["test", "-p", package, "--test", "it", "--no-run", "--message-format=json"]))?;
     let last = text.lines().rfind(|l| l.contains("\"executable\":\"") && l.contains("\"name\":\"it\""));
     let path = last.and_then(|l| l.split("\"executable\":\"").nth(1)?.split('"').next());
     Ok(path.context("cargo names no test program")?.into())
 }
 
 /// Everything that the machine has.
-fn initramfs(place: &Path, kernel: &Path, program: &Path, tests: &[&str]) -> Result<PathBuf> {
+fn initramfs(place: &Path, kernel: &Path, dist: &Path, runs: &[Run]) -> Result<PathBuf> {
     let tree = place.join("root");
     std::fs::remove_dir_all(&tree).ok();
     let put = |from: &Path, to: &Path| -> Result<()> {
@@ -193,16 +206,26 @@ fn initramfs(place: &Path, kernel: &Path, program: &Path, tests: &[&str]) -> Res
         put(&module.path(), &Path::new("/modules").join(module.file_name()))?;
     }
     let runtime = target().join("debug").join("corten-runtime");
-    let programs = [program, runtime.as_path()];
-    for program in programs.into_iter().chain(HELPERS.iter().map(Path::new)) {
-        put(program, program)?;
-        let libraries = capture(Command::new("ldd").arg(program))?;
-        for library in libraries.split_ascii_whitespace().filter(|w| w.starts_with('/')) {
+    let ours = ["corten", "corten-runtime"].map(|name| dist.join(name));
+    let mut programs: Vec<(&Path, PathBuf)> =
+        ours.iter().map(|p| (p.as_path(), Path::new(DIST).join(p.file_name().unwrap_or_default()))).collect();
+    programs.push((&runtime, runtime.clone()));
+    programs.extend(runs.iter().map(|r| (r.program.as_path(), r.program.clone())));
+    for (program, place) in &programs {
+        put(program, place)?;
+        run(Command::new("strip").arg(tree.join(place.strip_prefix("/").unwrap_or(place))))?;
+    }
+    for helper in HELPERS {
+        put(Path::new(helper), Path::new(helper))?;
+    }
+    for program in programs.iter().map(|(p, _)| *p).chain(HELPERS.iter().map(Path::new)) {
+        // A static program has none, which is an error for ldd.
+        let libraries = Command::new("ldd").arg(program).output()?.stdout;
+        let libraries = String::from_utf8_lossy(&libraries);
+        for library in libraries.split_ascii_whitespace().filter(|w| w.starts_with('/') && !w.ends_with(':'))
+        {
             put(Path::new(library), Path::new(library))?;
         }
-    }
-    for program in programs {
-        run(Command::new("strip").arg(tree.join(program.strip_prefix("/").unwrap_or(program))))?;
     }
     for extension in ["libxt_mark.so", "libxt_standard.so"] {
         let path =
@@ -214,7 +237,7 @@ fn initramfs(place: &Path, kernel: &Path, program: &Path, tests: &[&str]) -> Res
     std::fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
     std::fs::write(tree.join("etc/group"), "root:x:0:\n")?;
     let init = tree.join("init");
-    std::fs::write(&init, script(program, tests))?;
+    std::fs::write(&init, script(runs))?;
     std::fs::set_permissions(&init, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let image = place.join("initramfs");
     let pack = "find . | cpio -o -H newc --quiet";
@@ -224,17 +247,21 @@ fn initramfs(place: &Path, kernel: &Path, program: &Path, tests: &[&str]) -> Res
 }
 
 /// What the machine does. The root of an initramfs cannot be pivoted away from, so all is moved to a tmpfs first.
-fn script(program: &Path, tests: &[&str]) -> String {
-    let tests = tests.join(" ");
+fn script(runs: &[Run]) -> String {
     let skipped: String = SKIPPED.iter().map(|s| format!(" --skip {s}")).collect();
+    let runs: String = runs
+        .iter()
+        .map(|Run { program, tests, threads }| {
+            format!("{} --test-threads={threads} {tests}{skipped} || result=1\n", program.display())
+        })
+        .collect();
     format!(
         "#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin:/usr/bin:/usr/sbin CORTEN_CRIU=works
+export PATH=/usr/sbin:/usr/bin:/bin CORTEN_CRIU=works CORTEN_BIN_DIR={DIST}
 if [ ! -e /moved ]; then
   mount -t proc proc /proc; for m in /modules/*; do insmod $m; done; umount /proc
   mount -t tmpfs -o size=80%,mode=755 tmpfs /new
-  for d in bin lib lib64 usr work root etc init target home; do [ -e /$d ] && cp -a /$d /new/; done
   for d in /*; do [ -e /new$d ] || [ $d = /new ] || [ $d = /modules ] || cp -a $d /new/; done
   touch /new/moved
   exec switch_root /new /init
@@ -249,12 +276,11 @@ mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 echo \"corten-vm: $(uname -r), $(cat /sys/fs/cgroup/cgroup.controllers)\"
-{program} --test-threads=2 {tests}{skipped}
-echo \"corten-vm: result $?\"
+result=0
+{runs}echo \"corten-vm: result $result\"
 echo {END}
 poweroff -f
-",
-        program = program.display()
+"
     )
 }
 

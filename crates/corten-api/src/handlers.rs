@@ -3,6 +3,7 @@
 
 mod archive;
 mod build;
+mod checkpoints;
 mod containers;
 mod debug;
 mod exec;
@@ -78,6 +79,9 @@ routes! {
     POST "/containers/prune" Detach containers::prune;
     GET "/containers/{name}/json" Cancel containers::inspect;
     POST "/containers/{name}/start" Detach containers::start;
+    GET "/containers/{name}/checkpoints" Cancel checkpoints::list;
+    POST "/containers/{name}/checkpoints" Detach checkpoints::create;
+    DELETE "/containers/{name}/checkpoints/{checkpoint}" Detach checkpoints::remove;
     POST "/containers/{name}/stop" Detach containers::stop;
     POST "/containers/{name}/restart" Detach containers::restart;
     POST "/containers/{name}/kill" Detach containers::kill;

@@ -1,6 +1,7 @@
 //! The tables of all commands, by subject.
 
 mod buildcmd;
+mod checkpoint;
 mod container;
 mod context;
 mod image;
@@ -17,6 +18,7 @@ use crate::tree::Command;
 /// Management groups.
 pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("builder", "Build images and keep the build cache"),
+    ("checkpoint", "Write running containers to files, to start them from there"),
     ("container", "Work with containers"),
     ("context", "Work with contexts, the daemons this client knows"),
     ("image", "Work with images"),
@@ -39,6 +41,7 @@ pub(crate) const PROXY_KEYS: &[(&str, &str)] = &[
 pub(crate) fn all() -> impl Iterator<Item = &'static Command> {
     [
         container::COMMANDS,
+        checkpoint::COMMANDS,
         image::COMMANDS,
         buildcmd::COMMANDS,
         network::COMMANDS,

@@ -119,6 +119,23 @@ impl Client {
         self.unit(Request::new(Method::POST, container(id, "/start")).query(query)).await
     }
 
+    /// `POST /containers/{id}/checkpoints`.
+    pub async fn checkpoint_create(&self, id: &str, body: &Value) -> Result<(), Error> {
+        self.unit(Request::new(Method::POST, container(id, "/checkpoints")).body(Body::json(body))).await
+    }
+
+    /// `GET /containers/{id}/checkpoints`.
+    pub async fn checkpoint_list(&self, id: &str, dir: &str) -> Result<Value, Error> {
+        let query = Query::new().with_text("dir", dir);
+        self.json(Request::new(Method::GET, container(id, "/checkpoints")).query(query)).await
+    }
+
+    /// `DELETE /containers/{id}/checkpoints/{name}`.
+    pub async fn checkpoint_remove(&self, id: &str, name: &str, dir: &str) -> Result<(), Error> {
+        let path = container(id, &format!("/checkpoints/{}", segment(name)));
+        self.unit(Request::new(Method::DELETE, path).query(Query::new().with_text("dir", dir))).await
+    }
+
     /// `POST /containers/{id}/{stop|restart|kill|pause|unpause}` and `rename`, `resize`.
     pub async fn container_action(&self, id: &str, action: &str, query: Query) -> Result<(), Error> {
         self.unit(Request::new(Method::POST, container(id, &format!("/{action}"))).query(query)).await

@@ -1,6 +1,7 @@
 //! The handle of one container: requests go to its task, reads look at what the task published.
 
 mod attach;
+mod checkpoint;
 mod copy;
 mod files;
 mod health;
@@ -212,7 +213,11 @@ impl Container {
     }
 
     async fn done(&self, event: Event) -> Result<Outcome> {
-        match self.ask(event).await? {
+        self.settle(self.ask(event).await?)
+    }
+
+    fn settle(&self, answer: Answer) -> Result<Outcome> {
+        match answer {
             Answer::Accepted => Ok(Outcome::Done),
             Answer::Unchanged => Ok(Outcome::Unchanged),
             Answer::Refused(refusal) => Err(self.refuse(refusal)),

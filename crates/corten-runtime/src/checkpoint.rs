@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use corten_sys::path;
-use corten_wire::oci_runtime::{Mount, NamespaceKind, Spec};
+use corten_wire::oci_runtime::{Linux, Mount, NamespaceKind, Spec};
 use rustix::fs::{Mode, OFlags};
 
 pub(crate) use criu::CriuError;
@@ -169,6 +169,22 @@ impl Manner {
             file => drop(options.text(tag::CONFIG_FILE, file.unwrap_or(CONFIG))),
         }
         options
+    }
+}
+
+/// As much of a configuration as [`dump`] looks at, for who keeps it as long as the container lives.
+pub(crate) fn essence(spec: &Spec) -> Spec {
+    let linux = spec.linux.as_ref().map(|l| Linux {
+        namespaces: l.namespaces.clone(),
+        masked_paths: l.masked_paths.clone(),
+        ..Linux::default()
+    });
+    let config = spec.annotations.get_key_value(CONFIG_ANNOTATION);
+    Spec {
+        mounts: spec.mounts.clone(),
+        annotations: config.into_iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        linux,
+        ..Spec::default()
     }
 }
 

@@ -71,6 +71,9 @@ pub struct Bootstrap {
     /// The OCI runtime that makes and runs the container; absent: our own, inside the shim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<ForeignRuntime>,
+    /// Images of a checkpoint: the processes are made from these instead of being started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<PathBuf>,
     /// Standard input.
     pub stdin: Stdin,
     /// Where output is recorded.
@@ -288,6 +291,13 @@ pub enum Call {
     Update(Box<Resources>),
     /// Opens the log file anew (somebody moved it).
     ReopenLogs,
+    /// Writes the processes to files. The shim serves nobody meanwhile.
+    Checkpoint {
+        /// Directory of the images.
+        images: PathBuf,
+        /// The container ends then (by SIGKILL).
+        exit: bool,
+    },
     /// The daemon has recorded the exit: the shim may leave.
     Ack,
 }

@@ -78,8 +78,9 @@ fn outcome(outcome: Outcome) -> Answer {
 }
 
 pub(crate) async fn start(call: Call) -> Answer {
-    if !call.query.text("checkpoint").is_empty() || !call.query.text("checkpoint-dir").is_empty() {
-        return Err(ApiError::unsupported("checkpoint and restore are not supported by this daemon"));
+    let checkpoint = call.query.text("checkpoint");
+    if !checkpoint.is_empty() && !call.services.daemon().experimental {
+        return Err(ApiError::invalid("checkpoint is only supported in experimental mode"));
     }
     // `{}` and the like are tolerated, a host configuration is not (API 1.22 had it here).
     let size = hyper::body::Body::size_hint(&call.body).exact();
@@ -88,7 +89,11 @@ pub(crate) async fn start(call: Call) -> Answer {
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
         ));
     }
-    outcome(call.services.engine.find(call.name())?.start().await?)
+    let container = call.services.engine.find(call.name())?;
+    if checkpoint.is_empty() {
+        return outcome(container.start().await?);
+    }
+    outcome(container.start_from(checkpoint, call.query.text("checkpoint-dir")).await?)
 }
 
 pub(crate) async fn stop(call: Call) -> Answer {

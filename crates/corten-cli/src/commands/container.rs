@@ -95,6 +95,8 @@ pub(super) const COMMANDS: &[Command] = &[
         usage: ONE_OR_MORE,
         flags: &[&[
             flag("attach", 'a', Bool, "Attach standard output and error, pass signals on"),
+            long("checkpoint", Text, "Start from this checkpoint"),
+            long("checkpoint-dir", Text, "Directory of the checkpoint, instead of the container's own"),
             KEYS,
             flag("interactive", 'i', Bool, "Attach standard input"),
             SIG_PROXY.hidden(),

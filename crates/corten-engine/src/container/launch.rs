@@ -118,15 +118,21 @@ fn make_dir(path: &Path, mode: u32) -> Result<()> {
         .map_err(|e| Error::io(format!("mkdir {}", path.display()), e))
 }
 
+/// How a run begins.
+#[derive(Debug)]
+pub(crate) struct Begin {
+    /// Clients that get the first byte.
+    pub(crate) attach: Vec<(Attach, OwnedFd)>,
+    /// Somebody asked for it.
+    pub(crate) by_hand: bool,
+    /// From these images of a checkpoint.
+    pub(crate) restore: Option<PathBuf>,
+}
+
 /// Makes everything a run needs and starts it.
-pub(crate) fn launch(
-    shared: &Arc<Shared>,
-    record: &ContainerRecord,
-    attach: Vec<(Attach, OwnedFd)>,
-    by_hand: bool,
-) -> Result<Launched> {
+pub(crate) fn launch(shared: &Arc<Shared>, record: &ContainerRecord, begin: Begin) -> Result<Launched> {
     // COMPAT: a receiver that is not there fails a start, but not a restart by policy.
-    let job = delivery(shared, record, by_hand)?;
+    let job = delivery(shared, record, begin.by_hand)?;
     let dir = shared.run_dir(&record.id);
     make_dir(&dir, 0o711)?;
     for name in [shim::EXIT_NAME, shim::SOCKET_NAME, shim::SHIM_NAME, RUN] {
@@ -135,7 +141,7 @@ pub(crate) fn launch(
     let mut run = Run::default();
     let started = prepare(shared, record, &mut run).and_then(|around| {
         failpoint!("engine.start.after_network");
-        start(shared, record, &around, attach)
+        start(shared, record, &around, begin)
     });
     match started {
         Ok((shim, started)) => {
@@ -307,7 +313,7 @@ fn start(
     shared: &Shared,
     record: &ContainerRecord,
     around: &Surroundings,
-    attach: Vec<(Attach, OwnedFd)>,
+    begin: Begin,
 ) -> Result<(Shim, Started)> {
     let mut built = spec::assemble(record, &shared.config(), around)?;
     if built.spec.process.as_ref().is_some_and(|p| p.apparmor_profile == apparmor::DEFAULT) {
@@ -319,7 +325,7 @@ fn start(
         &shared.config().cdi_dirs,
         record.config.user.split(':').next().and_then(|u| u.parse().ok()).filter(|uid| *uid != 0),
     )?;
-    let (wants, streams): (Vec<Attach>, Vec<OwnedFd>) = attach.into_iter().unzip();
+    let (wants, streams): (Vec<Attach>, Vec<OwnedFd>) = begin.attach.into_iter().unzip();
     let (c, h) = (&record.config, &record.host);
     let mut group_add = h.group_add.clone().unwrap_or_default();
     group_add.extend(devices.groups.iter().map(u32::to_string));
@@ -347,6 +353,7 @@ fn start(
         init: h.init.unwrap_or(shared.config().init),
         default_seccomp: built.default_seccomp,
         runtime,
+        restore: begin.restore,
         stdin: Stdin { open: c.open_stdin, once: c.stdin_once },
         logging: logging(shared, record)?,
         attach: wants,

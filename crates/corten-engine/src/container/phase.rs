@@ -159,6 +159,8 @@ pub(crate) enum Event {
     Kill {
         signal: i32,
     },
+    /// It is about to end, as somebody asked for in another way than by a signal.
+    Leaving,
     Pause,
     Frozen,
     Unpause,
@@ -303,6 +305,10 @@ pub(crate) fn step(facts: &Facts, phase: Phase, event: Event, now: Time) -> Step
         }
         Event::Restart { signal, timeout } => restart(facts, phase, signal, timeout, now),
         Event::Kill { signal } => kill(facts, phase, signal),
+        Event::Leaving => match phase {
+            Phase::Running(run) => go(Phase::Running(Run { exit_on_next: true, ..run }), vec![]),
+            other => stay(other, Answer::Unchanged),
+        },
         Event::Pause => pause(phase),
         Event::Frozen => frozen(phase, true),
         Event::Unpause => unpause(phase),

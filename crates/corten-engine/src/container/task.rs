@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,10 +41,31 @@ use crate::{signal, spec};
 #[derive(Debug)]
 pub(crate) enum Mail {
     Event(Event, oneshot::Sender<Result<Answer>>),
-    Remove { options: RemoveOptions, reply: oneshot::Sender<Result<Answer>> },
-    Attach { wants: Attach, stream: OwnedFd, reply: oneshot::Sender<Result<()>> },
+    Remove {
+        options: RemoveOptions,
+        reply: oneshot::Sender<Result<Answer>>,
+    },
+    Attach {
+        wants: Attach,
+        stream: OwnedFd,
+        reply: oneshot::Sender<Result<()>>,
+    },
     Edit(Edit, oneshot::Sender<Result<()>>),
     Health(Arc<Health>),
+    Checkpoint {
+        images: PathBuf,
+        exit: bool,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    /// A start from a checkpoint.
+    Restore(Restore, oneshot::Sender<Result<Answer>>),
+}
+
+/// What the next launch goes on from, instead of the program's beginning.
+#[derive(Debug)]
+pub(crate) struct Restore {
+    /// Directory of the images.
+    pub(crate) images: PathBuf,
 }
 
 /// A change of the record.
@@ -66,8 +88,8 @@ pub(crate) struct Start {
     pub(crate) found: Option<(Found, Option<Shim>, Run)>,
 }
 
-struct Task {
-    container: Container,
+pub(super) struct Task {
+    pub(super) container: Container,
     shared: Arc<Shared>,
     record: Arc<ContainerRecord>,
     state: StateRecord,
@@ -81,6 +103,8 @@ struct Task {
     /// Anonymous volumes go too when it is deleted.
     remove_volumes: bool,
     failure: Option<Error>,
+    /// For one launch only.
+    restore: Option<Restore>,
 }
 
 /// Requests that may wait for a task.
@@ -120,6 +144,7 @@ pub(crate) fn spawn(shared: &Arc<Shared>, start: Start) -> Container {
             exits: 0,
             remove_volumes: auto_remove,
             failure: None,
+            restore: None,
         };
         let mut lines = container.lines();
         *lines = Some(task.begin(Some((found, shim, run))));
@@ -144,6 +169,7 @@ pub(super) fn wake(container: &Container) -> Lines {
         exits: view.exits,
         remove_volumes: view.record.host.auto_remove,
         failure: None,
+        restore: None,
     };
     task.begin(None)
 }
@@ -242,6 +268,16 @@ impl Task {
                 }
                 let _gone = reply.send(answer);
             }
+            Mail::Checkpoint { images, exit, reply } => {
+                let _gone = reply.send(self.checkpoint(images, exit).await);
+            }
+            Mail::Restore(restore, reply) => {
+                self.restore = Some(restore);
+                let answer = self.drive(Event::Start).await;
+                // It may run already.
+                self.restore = None;
+                let _gone = reply.send(answer);
+            }
             Mail::Attach { wants, stream, reply } => {
                 let _gone = reply.send(self.attach(wants, stream).await);
             }
@@ -290,7 +326,7 @@ impl Task {
     }
 
     /// An event that nobody waits for.
-    async fn quietly(&mut self, event: Event) {
+    pub(super) async fn quietly(&mut self, event: Event) {
         if let Err(error) = self.drive(event).await {
             tracing::warn!(container.id = %self.record.id, error = error.chain(), "container");
         }
@@ -395,7 +431,8 @@ impl Task {
         self.state.oom_killed = false;
         let (shared, record, attach) =
             (self.shared.clone(), self.record.clone(), std::mem::take(&mut self.waiting));
-        let launched = blocking(move || launch::launch(&shared, &record, attach, reset)).await;
+        let begin = launch::Begin { attach, by_hand: reset, restore: self.restore.take().map(|r| r.images) };
+        let launched = blocking(move || launch::launch(&shared, &record, begin)).await;
         match launched {
             Ok(Launched { shim, started, run }) => {
                 failpoint!("engine.start.after_shim");

@@ -64,6 +64,7 @@ pub(crate) fn restore(wanted: &mut Restore<'_>, ours: Option<Stdio>) -> Result<L
         options.pair(tag::EXT_MNT, &inside.display().to_string(), &outside.display().to_string());
     }
     options.pair(tag::EXT_MNT, "/dev/null", "/dev/null");
+    tree.protect(spec)?;
     let mut extra: Vec<OwnedFd> = Vec::new();
     streams(wanted, &mut options, &mut extra)?;
     namespaces(spec, &mut options, &mut extra)?;
@@ -134,6 +135,15 @@ impl Tree {
         let table = std::fs::read_to_string("/proc/self/mountinfo");
         let table = table.map_err(CriuError::io("/proc/self/mountinfo"))?;
         Ok(externals(wanted.spec, wanted.cgroup, &table, &|p| self.place_of(wanted.spec, p)))
+    }
+
+    /// criu takes the root as it finds it, so a read-only one must be that already.
+    fn protect(&self, spec: &Spec) -> Result<(), CriuError> {
+        if !spec.root.as_ref().is_some_and(|r| r.readonly) {
+            return Ok(());
+        }
+        let change = mount::Change { set: mount::attr::RDONLY, ..mount::Change::default() };
+        mount::change(self.root.as_fd(), change, false).map_err(CriuError::io("make the root read-only"))
     }
 
     /// Where a destination is. What is on a mount that only the image has is not there to be looked up; the mount is.

@@ -102,7 +102,11 @@ impl Foreign {
         bundle.write(&places.bundle).map_err(|e| e.into_fault(Way::Create))?;
         rustix::process::chdir(&places.bundle).map_err(|e| failed("bundle")(e.into()))?;
         let runtime = Self { id: bootstrap.id.clone(), program, places, cgroup: cgroup.clone() };
-        match runtime.launch(process, bootstrap.stdin.open) {
+        let launched = match &bootstrap.restore {
+            None => runtime.launch(process, bootstrap.stdin.open),
+            Some(images) => runtime.restore(process, bootstrap.stdin.open, images),
+        };
+        match launched {
             Ok(launched) => Ok((runtime, launched)),
             Err(fault) => {
                 runtime.remove();
@@ -123,7 +127,16 @@ impl Foreign {
         Ok(launched)
     }
 
-    /// Runs `create` or `exec`, which leave a process behind, and takes that over.
+    fn restore(&self, process: &Process, stdin: bool, images: &Path) -> Result<Launched, Fault> {
+        let lead =
+            "failed to create task for container: failed to create shim task: OCI runtime restore failed";
+        let (bundle, images) = (self.places.bundle.display().to_string(), images.display().to_string());
+        let args =
+            ["restore", "--detach", "--image-path", &images, "--work-path", &bundle, "--bundle", &bundle];
+        self.start_with(&args, process, stdin, Way::Create).map_err(|e| e.refuse(lead, "restore"))
+    }
+
+    /// Runs `create`, `restore` or `exec`, which leave a process behind, and takes that over.
     fn start_with(
         &self,
         lead: &[&str],
@@ -248,6 +261,16 @@ impl OciRuntime for Foreign {
         bundle::write_file(&self.places.resources, &text).map_err(|e| wrong(e.text))?;
         let file = self.places.resources.display().to_string();
         self.plain(&["update", "--resources", &file, &self.id], "update")
+    }
+
+    fn checkpoint(&mut self, _init: &Child, images: &Path, exit: bool) -> Result<(), Fault> {
+        let (work, images) = (self.places.bundle.display().to_string(), images.display().to_string());
+        let mut args = vec!["checkpoint", "--image-path", &images, "--work-path", &work];
+        if !exit {
+            args.push("--leave-running");
+        }
+        args.push(&self.id);
+        self.plain(&args, "checkpoint")
     }
 
     fn delete(&mut self) {

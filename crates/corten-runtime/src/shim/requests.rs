@@ -91,6 +91,13 @@ impl Shim {
                 }
                 done()
             }
+            Call::Checkpoint { images, exit } => {
+                if self.exit.is_some() {
+                    return Err(fault(Kind::Conflict, "checkpoint", "the container has ended"));
+                }
+                self.runtime.checkpoint(&self.init, &images, exit)?;
+                done()
+            }
             Call::Ack => {
                 self.acked = self.exit.is_some();
                 done()

@@ -2,22 +2,24 @@
 //!
 //! ```text
 //!   create ──▶ the program runs; its first process is the shim's child, its streams are the shim's
-//!     exec, kill, freeze, update     any number, while it runs
+//!     exec, kill, freeze, update, checkpoint     any number, while it runs
 //!   delete                           once, after the first process has been reaped
 //! ```
 //!
 //! [`BuiltIn`] does it in the shim itself; [`super::foreign::Foreign`] runs a program with runc's command line.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use corten_base::Kind;
 use corten_sys::process::{self, Child};
-use corten_wire::oci_runtime::{Process, Resources, State};
+use corten_wire::oci_runtime::{Process, Resources, Spec, State};
 use corten_wire::shim::{Bootstrap, Fault, UserSpec};
 
 use crate::cgroup::{Cgroup, CgroupError};
+use crate::checkpoint::{self, CriuError, Dump, Manner, Restore};
 use crate::container::notify::Answers;
-use crate::container::{self, ExecPlan, Launched, Plan};
+use crate::container::{self, ChildStdio, ExecPlan, Launched, Plan};
 use crate::fault::{StepError, Way, errno_text};
 use crate::seccomp::{self, Program};
 
@@ -40,6 +42,8 @@ pub(super) trait OciRuntime: std::fmt::Debug {
     fn freeze(&mut self, frozen: bool) -> Result<(), Fault>;
     /// Changes limits.
     fn update(&mut self, resources: &Resources) -> Result<(), Fault>;
+    /// Writes the processes to files, and with `exit` ends them.
+    fn checkpoint(&mut self, init: &Child, images: &Path, exit: bool) -> Result<(), Fault>;
     /// The first process has ended: whatever is left goes.
     fn delete(&mut self);
 }
@@ -55,6 +59,8 @@ pub(super) struct BuiltIn {
     seccomp: Option<Program>,
     /// For who answers for the filter.
     state: State,
+    /// As much of the configuration as a checkpoint needs.
+    essence: Spec,
 }
 
 impl BuiltIn {
@@ -92,14 +98,53 @@ impl BuiltIn {
         let none = Resources::default();
         let resources = bootstrap.spec.linux.as_ref().and_then(|l| l.resources.as_ref()).unwrap_or(&none);
         let created = cgroup.create(resources).map_err(|e| fail(group(&e)));
-        match created.and_then(|()| container::launch(&plan).map_err(fail)) {
-            Ok(launched) => Ok((Self { cgroup: cgroup.clone(), seccomp, state }, launched)),
+        let launched = created.and_then(|()| match &bootstrap.restore {
+            None => container::launch(&plan).map_err(fail),
+            Some(images) => restored(bootstrap, process, cgroup, images),
+        });
+        match launched {
+            Ok(launched) => {
+                let essence = checkpoint::essence(&bootstrap.spec);
+                Ok((Self { cgroup: cgroup.clone(), seccomp, state, essence }, launched))
+            }
             Err(fault) => {
                 cgroup.destroy().ok();
                 Err(fault)
             }
         }
     }
+}
+
+/// The processes of a checkpoint, with new streams.
+fn restored(
+    bootstrap: &Bootstrap,
+    process: &Process,
+    cgroup: &Cgroup,
+    images: &Path,
+) -> Result<Launched, Fault> {
+    let lead = "failed to create task for container: failed to create shim task: OCI runtime restore failed";
+    let refuse = |e: CriuError| fault(Kind::Internal, "restore", format!("{lead}: {e}"));
+    let (ours, theirs) =
+        container::streams(process, bootstrap.stdin.open, false).map_err(|e| e.into_fault(Way::Create))?;
+    let null = std::fs::File::open("/dev/null")
+        .map_err(|e| StepError::os("restore", "open /dev/null", &e).into_fault(Way::Create))?;
+    let streams = match &theirs {
+        ChildStdio::Pipes { stdin, stdout, stderr } => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        ChildStdio::Terminal { .. } | ChildStdio::Inherited => [null.as_fd(); 3],
+    };
+    let mut wanted = Restore {
+        spec: &bootstrap.spec,
+        rootfs: &bootstrap.rootfs,
+        scratch: &bootstrap.dir,
+        cgroup,
+        images,
+        work: Some(&bootstrap.dir),
+        streams,
+        lsm_profile: None,
+        manner: &Manner::default(),
+        born: &mut |_| Ok(()),
+    };
+    checkpoint::restore(&mut wanted, ours).map_err(refuse)
 }
 
 fn group(e: &CgroupError) -> StepError {
@@ -159,6 +204,24 @@ impl OciRuntime for BuiltIn {
         self.cgroup.update(resources).map_err(|e| {
             let text = format!("runc did not terminate successfully: exit status 1: {e}");
             fault(e.kind(), "update", text)
+        })
+    }
+
+    fn checkpoint(&mut self, init: &Child, images: &Path, exit: bool) -> Result<(), Fault> {
+        let wanted = Dump {
+            spec: &self.essence,
+            cgroup: &self.cgroup,
+            init: init.pid,
+            images,
+            work: Some(&self.state.bundle),
+            leave_running: !exit,
+            pre_dump: false,
+            parent: None,
+            manner: &Manner::default(),
+        };
+        checkpoint::dump(&wanted).map_err(|e| {
+            let text = format!("runc did not terminate successfully: exit status 1: {e}");
+            fault(Kind::Internal, "checkpoint", text)
         })
     }
 

@@ -93,6 +93,7 @@ impl Fixture {
             init: false,
             default_seccomp: built.default_seccomp,
             runtime: None,
+            restore: None,
             stdin: Stdin::default(),
             logging: Logging {
                 driver: LogDriver::JsonFile,

@@ -270,6 +270,29 @@ pub struct SummaryNetworkSettings {
     pub networks: BTreeMap<String, EndpointSettings>,
 }
 
+/// Body of `POST /containers/{id}/checkpoints`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CheckpointCreateRequest {
+    /// Its name.
+    #[serde(rename = "CheckpointID")]
+    pub checkpoint_id: String,
+    /// Where it is put; empty for the container's own directory.
+    #[serde(rename = "CheckpointDir")]
+    pub checkpoint_dir: String,
+    /// The container ends.
+    #[serde(rename = "Exit")]
+    pub exit: bool,
+}
+
+/// One of `GET /containers/{id}/checkpoints`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CheckpointSummary {
+    /// Its name.
+    pub name: String,
+}
+
 /// Answer of `POST /containers/{id}/wait`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]

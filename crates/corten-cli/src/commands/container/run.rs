@@ -371,6 +371,15 @@ pub(super) async fn attach(cli: &Cli, flags: &Flags) -> Result {
 pub(super) async fn start(cli: &Cli, flags: &Flags) -> Result {
     let client = cli.client()?;
     let (attach, interactive) = (flags.on("attach"), flags.on("interactive"));
+    let from = Query::new()
+        .with_text("checkpoint", flags.text("checkpoint"))
+        .with_text("checkpoint-dir", flags.text("checkpoint-dir"));
+    if !attach && !interactive && !flags.text("checkpoint").is_empty() {
+        if flags.args().len() > 1 {
+            return Err(fail("you cannot restore multiple containers at once", 1));
+        }
+        return Ok(client.container_start(&flags.arg(0), from).await?);
+    }
     if !attach && !interactive {
         let (mut errors, mut failed) = (Vec::new(), Vec::new());
         for name in flags.args() {
@@ -407,7 +416,7 @@ pub(super) async fn start(cli: &Cli, flags: &Flags) -> Result {
     let condition = if auto_remove { "removed" } else { "next-exit" };
     let (stream, wait) =
         tokio::try_join!(client.container_attach(&id, &options), client.container_wait(&id, condition))?;
-    client.container_start(&id, Query::new()).await?;
+    client.container_start(&id, from).await?;
     let _forwarder = (flags.on("sig-proxy") && !tty).then(|| forward(cli, &id, streams::signals()));
     let _resizer = (tty && term::stdout_is_tty()).then(|| resize(cli, &id, false));
     let session = Session { tty, stdin, detach_keys: &keys, stdout: true, stderr: true };
