@@ -339,11 +339,10 @@ pub(crate) fn settings(spec: &NetworkSpec, driver: Driver) -> Result<Settings, N
                 Ok(count @ 0..=3) => settings.advertise = count > 0,
                 _ => return Err(NetError::option(key, value, "must be an integer from 0 to 3")),
             },
-            option::ADVERTISE_INTERVAL => {
-                if !value.parse().is_ok_and(|ms: u32| (100..=2000).contains(&ms)) {
-                    return Err(NetError::option(key, value, "must be an integer from 100 to 2000"));
-                }
-            }
+            option::ADVERTISE_INTERVAL => match value.parse::<u32>() {
+                Ok(100..=2000) => {}
+                _ => return Err(NetError::option(key, value, "must be an integer from 100 to 2000")),
+            },
             option::HOST_IPV4 => settings.host_v4 = Some(parse(key, value)?),
             option::HOST_IPV6 => settings.host_v6 = Some(parse(key, value)?),
             option::ENABLE_V4 | option::ENABLE_V6 => {
