@@ -20,9 +20,10 @@ use crate::config::FirewallMark;
 use crate::endpoint::Protocol;
 use crate::network::{Driver, GatewayMode, NetworkRecord};
 use crate::nft::shorthand::{
-    accept, among, deny, destination, established, in_link_among, ipv4, ipv4_pair, ipv6, link_key, link_pair,
-    loopback_destination, loopback_source, member, not_loopback_destination, not_loopback_destination_v6,
-    octets, out_link, out_link_among, padded, rule, service, source_within, to_this_host, was_translated,
+    accept, among, deny, destination, established, in_link, in_link_among, ipv4, ipv4_pair, ipv6, link_key,
+    link_pair, loopback_destination, loopback_source, member, not_loopback_destination,
+    not_loopback_destination_v6, octets, out_link, out_link_among, padded, rule, service, source_within,
+    to_this_host, was_translated,
 };
 use crate::nft::{Base, ChainKind, Command, Element, Expr, Field, Hook, Meta, Value};
 
@@ -142,7 +143,7 @@ pub(crate) fn ruleset(
     for network in &bridges {
         commands.extend(outgoing(network));
     }
-    commands.extend(forwarding(accept_mark));
+    commands.extend(forwarding(&bridges, accept_mark));
     commands
 }
 
@@ -371,7 +372,7 @@ fn outgoing(network: &NetworkRecord) -> Vec<Command> {
     commands
 }
 
-fn forwarding(accept_mark: Option<FirewallMark>) -> Vec<Command> {
+fn forwarding(bridges: &[&NetworkRecord], accept_mark: Option<FirewallMark>) -> Vec<Command> {
     let mut commands = vec![
         rule(FORWARD, [established(), accept()]),
         rule(FORWARD, [link_pair(), among(OPEN), accept()]),
@@ -380,6 +381,11 @@ fn forwarding(accept_mark: Option<FirewallMark>) -> Vec<Command> {
         rule(FORWARD, [out_link_among(INTERNAL), deny()]),
         rule(FORWARD, [out_link_among(BRIDGES), was_translated(), accept()]),
     ];
+    // Here frames between containers come to the host to be forwarded, and what else is open is not meant for them.
+    for network in bridges.iter().filter(|n| n.opens_links()) {
+        let link = &network.settings.link;
+        commands.push(rule(FORWARD, [in_link(link), out_link(link, true), deny()]));
+    }
     for v6 in [false, true] {
         let family = if v6 { ipv6() } else { ipv4() };
         let width = if v6 { 4 } else { 1 };

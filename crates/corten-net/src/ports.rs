@@ -45,11 +45,13 @@ impl Ports {
         Self { held: BTreeMap::new(), next: DYNAMIC.0, hold, relayed: false }
     }
 
-    /// Takes host ports for all wishes, or none.
+    /// Takes host ports for all wishes, or none. `six`: IPv6 leads to the container, so that a port of all addresses is
+    /// one of both families.
     pub(crate) fn take(
         &mut self,
         wishes: &[PortSpec],
         default_ip: Option<IpAddr>,
+        six: bool,
     ) -> Result<Vec<PortRecord>, PortError> {
         let mut taken: Vec<PortRecord> = Vec::new();
         let fixed = |w: &PortSpec| {
@@ -59,7 +61,7 @@ impl Ports {
         let busy = if self.hold && long.contains(&true) { Busy::read() } else { Busy::default() };
         for (wish, long) in wishes.iter().zip(long) {
             let way = if long { Way::Look(&busy) } else { Way::Hold };
-            match self.take_one(wish, default_ip, way) {
+            match self.take_one(wish, default_ip, six, way) {
                 Ok(ports) => taken.extend(ports),
                 Err(error) => {
                     self.free(&taken);
@@ -109,6 +111,7 @@ impl Ports {
         &mut self,
         wish: &PortSpec,
         default_ip: Option<IpAddr>,
+        six: bool,
         way: Way<'_>,
     ) -> Result<Vec<PortRecord>, PortError> {
         let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -116,7 +119,7 @@ impl Ports {
         // Without a wish for an address the port is taken for IPv4 and IPv6, under the same number.
         let (main, other) = match host_ip {
             Some(ip) => (ip, None),
-            None => (any, Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED))),
+            None => (any, six.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED))),
         };
         let dynamic = wish.host_ports == (0, 0);
         let (first, last) = if dynamic { DYNAMIC } else { wish.host_ports };
@@ -342,23 +345,23 @@ mod tests {
     #[test]
     fn a_port_is_given_once() {
         let mut ports = Ports::new(false);
-        let first = ports.take(&[wish(Some("127.0.0.1"), (18123, 18123))], None).unwrap();
-        let error = ports.take(&[wish(Some("127.0.0.1"), (18123, 18123))], None).unwrap_err();
+        let first = ports.take(&[wish(Some("127.0.0.1"), (18123, 18123))], None, true).unwrap();
+        let error = ports.take(&[wish(Some("127.0.0.1"), (18123, 18123))], None, true).unwrap_err();
         assert_eq!(error.to_string(), "Bind for 127.0.0.1:18123 failed: port is already allocated");
         // All addresses collide with one of them, another address does not.
-        assert!(ports.take(&[wish(None, (18123, 18123))], None).is_err());
-        assert!(ports.take(&[wish(Some("127.0.0.2"), (18123, 18123))], None).is_ok());
+        assert!(ports.take(&[wish(None, (18123, 18123))], None, true).is_err());
+        assert!(ports.take(&[wish(Some("127.0.0.2"), (18123, 18123))], None, true).is_ok());
         ports.free(&first);
-        assert!(ports.take(&[wish(Some("127.0.0.1"), (18123, 18123))], None).is_ok());
+        assert!(ports.take(&[wish(Some("127.0.0.1"), (18123, 18123))], None, true).is_ok());
     }
 
     #[test]
     fn dynamic_ports_count_up_and_hold_both_families() {
         let mut ports = Ports::new(false);
-        let taken = ports.take(&[wish(None, (0, 0)), wish(None, (0, 0))], None).unwrap();
+        let taken = ports.take(&[wish(None, (0, 0)), wish(None, (0, 0))], None, true).unwrap();
         let shown: Vec<String> = taken.iter().map(|p| format!("{} {}", p.host_ip, p.host_port)).collect();
         assert_eq!(shown, ["0.0.0.0 32768", ":: 32768", "0.0.0.0 32769", ":: 32769"]);
-        let taken = ports.take(&[wish(None, (0, 0))], Some("10.0.0.1".parse().unwrap())).unwrap();
+        let taken = ports.take(&[wish(None, (0, 0))], Some("10.0.0.1".parse().unwrap()), true).unwrap();
         assert_eq!((taken.len(), taken[0].host_ip.to_string().as_str()), (1, "10.0.0.1"));
     }
 
@@ -376,22 +379,22 @@ mod tests {
             (first..first + 999).map(|p| wish(Some(ip), (p, p))).collect()
         };
         let mut ports = Ports::new(true);
-        assert!(ports.take(&wishes("127.0.0.9"), None).is_err());
+        assert!(ports.take(&wishes("127.0.0.9"), None, true).is_err());
         assert!(ports.held.is_empty());
-        let records = ports.take(&wishes("127.0.0.8"), None).unwrap();
+        let records = ports.take(&wishes("127.0.0.8"), None, true).unwrap();
         assert_eq!(records.len(), 999);
         assert!(ports.held.values().all(Option::is_none));
         ports.free(&records);
         ports.retake(&records).unwrap();
         assert!(ports.held.values().all(Option::is_none));
         let short: Vec<PortSpec> = wishes("127.0.0.8").into_iter().take(3).collect();
-        assert!(ports.take(&short, None).is_err(), "they are ours");
+        assert!(ports.take(&short, None, true).is_err(), "they are ours");
     }
 
     #[test]
     fn a_range_gives_its_first_free_port() {
         let mut ports = Ports::new(false);
-        let take = |ports: &mut Ports| ports.take(&[wish(Some("10.0.0.1"), (8000, 8001))], None);
+        let take = |ports: &mut Ports| ports.take(&[wish(Some("10.0.0.1"), (8000, 8001))], None, true);
         assert_eq!(take(&mut ports).unwrap()[0].host_port, 8000);
         assert_eq!(take(&mut ports).unwrap()[0].host_port, 8001);
         assert!(matches!(take(&mut ports), Err(PortError::Exhausted { .. })));

@@ -403,7 +403,8 @@ impl State {
         if !add.is_empty() && (network.internal || network.driver != Driver::Bridge) {
             return Err(NetError::NoPorts { network: network.name.clone() });
         }
-        let taken = self.ports.take(add, network.settings.host_binding);
+        let six = network.ipv6 || self.ports.relayed;
+        let taken = self.ports.take(add, network.settings.host_binding, six);
         let taken = taken.map_err(|reason| NetError::Publish {
             name: before.name.clone(),
             id: before.id.clone(),
@@ -429,7 +430,8 @@ impl State {
         if network.internal || network.driver != Driver::Bridge {
             return Ok(Vec::new());
         }
-        self.ports.take(&spec.ports, network.settings.host_binding).map_err(|reason| NetError::Publish {
+        let six = network.ipv6 || self.ports.relayed;
+        self.ports.take(&spec.ports, network.settings.host_binding, six).map_err(|reason| NetError::Publish {
             name: spec.name.clone(),
             id: spec.id.clone(),
             reason,

@@ -107,6 +107,18 @@ fn no_communication_between_containers() {
     }
 }
 
+/// Other hosts may reach published ports at containers' own addresses; containers still do not reach each other.
+#[test]
+fn direct_routing_is_not_for_containers() {
+    let hosts = Hosts::start_with(&["--icc=false", "--allow-direct-routing"]);
+    let other = hosts.run("other", &[]);
+    hosts.run("web", &["-p", "8080:80"]).serve(Tcp, 80);
+    let address = format!("{}:80", hosts.ip("web", "bridge"));
+    add_routes(&hosts, &["172.17.0.0/16"]);
+    assert_eq!(hosts.near.ask(Tcp, &address), NEAR);
+    other.reaches_nobody(Tcp, &address);
+}
+
 /// Between linked containers exactly the exposed ports are open, in one direction.
 #[test]
 fn links_open_exposed_ports() {

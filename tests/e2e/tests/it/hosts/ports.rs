@@ -65,6 +65,11 @@ fn every_kind_from_everywhere() {
         web.serve(Sctp, 132);
         check(&[(near, Sctp, "198.51.100.1:8132", Some(NEAR))]);
     }
+    // Ports that come and go while it runs.
+    hosts.daemon.corten(["update", "--publish-add", "8099:80", "web"]).ok();
+    check(&[(near, Tcp, "198.51.100.1:8099", Some(NEAR)), (near, Tcp, "[2001:db8:1::1]:8099", Some(BRIDGE))]);
+    hosts.daemon.corten(["update", "--publish-rm", "8099:80", "web"]).ok();
+    check(&[(near, Tcp, "198.51.100.1:8099", None), (near, Tcp, "[2001:db8:1::1]:8099", None)]);
     // The packets say the same: clients' addresses come through, containers' do not get out.
     let packets = at_container.packets();
     let near_ip: std::net::IpAddr = NEAR.parse().unwrap();
@@ -129,6 +134,7 @@ fn networks_with_ipv6() {
 fn without_the_proxy_ipv6_is_refused() {
     let hosts = Hosts::start_with(&["--userland-proxy=false"]);
     hosts.run("web", &["-p", "8080:80"]).serve(Tcp, 80);
+    assert_eq!(hosts.daemon.docker(["port", "web"]).ok(), "80/tcp -> 0.0.0.0:8080");
     check(&[
         (&hosts.near, Tcp, "198.51.100.1:8080", Some(NEAR)),
         (&hosts.near, Tcp, "[2001:db8:1::1]:8080", None),
