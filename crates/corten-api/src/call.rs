@@ -126,41 +126,22 @@ impl Call {
         self.answer(StatusCode::OK, value)
     }
 
-    /// 200 with an array, to be filled.
-    pub(crate) fn array(&self) -> Array {
-        let (pattern, version) = (self.route.pattern, self.version);
-        Array { pattern, version, changes: compat::changes_response(pattern, version), bytes: Vec::new() }
-    }
-
     /// 201 with JSON.
     pub(crate) fn created<T: Serialize>(&self, value: &T) -> Answer {
         self.answer(StatusCode::CREATED, value)
     }
 }
 
-/// An array that is written item by item, each in the shape of the client's version.
-#[derive(Debug)]
+/// An array that is written item by item, each already in the shape of the client's version.
+#[derive(Debug, Default)]
 pub(crate) struct Array {
-    pattern: &'static str,
-    version: ApiVersion,
-    changes: bool,
     bytes: Vec<u8>,
 }
 
 impl Array {
     pub(crate) fn push<T: Serialize>(&mut self, item: &T) -> Result<(), ApiError> {
-        let broken = |e: serde_json::Error| ApiError::internal(e.to_string());
         self.bytes.push(if self.bytes.is_empty() { b'[' } else { b',' });
-        if !self.changes {
-            return serde_json::to_writer(&mut self.bytes, item).map_err(broken);
-        }
-        // The changes are those of the whole array.
-        let mut alone = serde_json::Value::Array(vec![serde_json::to_value(item).map_err(broken)?]);
-        compat::response(self.pattern, self.version, &mut alone);
-        for item in alone.as_array().into_iter().flatten() {
-            serde_json::to_writer(&mut self.bytes, item).map_err(broken)?;
-        }
-        Ok(())
+        serde_json::to_writer(&mut self.bytes, item).map_err(|e| ApiError::internal(e.to_string()))
     }
 
     /// 200 with what was pushed.

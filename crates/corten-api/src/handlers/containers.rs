@@ -8,7 +8,7 @@ use corten_wire::api::host_config::UpdateRequest;
 use http::{HeaderValue, StatusCode, header};
 
 use crate::body::streamed;
-use crate::call::{Answer, Call, empty, no_content};
+use crate::call::{Answer, Array, Call, empty, no_content};
 use crate::compat;
 use crate::error::ApiError;
 use crate::stream;
@@ -23,7 +23,7 @@ pub(crate) async fn list(call: Call) -> Answer {
         filters: q.filters()?,
     };
     let mut listing = call.services.engine.list(&options)?;
-    let mut array = call.array();
+    let mut array = Array::default();
     while let Some(mut summary) = listing.next().await {
         compat::summary(call.version, &mut summary);
         array.push(&summary)?;
