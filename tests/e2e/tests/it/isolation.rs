@@ -128,3 +128,19 @@ fn shared_memory_can_be_shared() {
     daemon.docker(["run", "--rm", "--ipc", "container:donor", "busybox", "touch", "/dev/shm/a"]).ok();
     assert_eq!(daemon.docker(["exec", "donor", "ls", "/dev/shm"]).ok(), "a");
 }
+
+#[test]
+fn control_groups_are_writable_where_asked_for() {
+    let daemon = Daemon::start();
+    let make = "cd /sys/fs/cgroup; [ ! -d memory ] || cd memory; mkdir x && echo made";
+    let run = |flags: [&str; 2]| {
+        let [first, second] = flags;
+        daemon.docker(["run", "--rm", first, second, "busybox", "sh", "-c", make])
+    };
+    let writable = "--security-opt=writable-cgroups=true";
+    assert_eq!(run(["--cgroupns=private", writable]).ok(), "made");
+    let refused = run(["--privileged", "--security-opt=writable-cgroups=false"]).fails(1);
+    assert!(refused.contains("Read-only file system"), "{refused}");
+    let refused = run(["--cgroupns=host", writable]).fails(125);
+    assert!(refused.contains("conflicts with the host's cgroup namespace"), "{refused}");
+}

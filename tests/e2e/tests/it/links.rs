@@ -205,3 +205,12 @@ fn a_network_is_shared() {
     assert!(daemon.corten(["network", "graph", "nope"]).fails(1).contains("network nope not found"));
     daemon.docker(["rm", "-f", "side", "web"]).ok();
 }
+
+#[test]
+fn links_are_names_in_lists() {
+    let daemon = Daemon::start();
+    daemon.docker(["run", "-d", "--name", "db", "busybox", "sleep", "1000"]).ok();
+    daemon.docker(["run", "-d", "--name", "web", "--link", "db:store", "busybox", "sleep", "1000"]).ok();
+    let named = daemon.docker(["ps", "--no-trunc", "--format", "{{.Names}}", "--filter", "name=store"]);
+    assert_eq!(named.ok(), "db,web/store");
+}

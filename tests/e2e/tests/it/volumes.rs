@@ -155,3 +155,24 @@ fn links_in_a_subpath_stay_in_the_volume() {
     assert_eq!(cat("good").ok(), "mine");
     assert!(cat("bad").fails(125).contains("cannot access path"));
 }
+
+#[test]
+fn what_a_killed_daemon_left_mounted_is_not_deleted() {
+    let mut daemon = Daemon::start();
+    let host = tempfile::tempdir().unwrap();
+    std::fs::write(host.path().join("f"), "theirs").unwrap();
+    let device = format!("device={}", host.path().display());
+    daemon.docker(["volume", "create", "-o", "type=none", "-o", &device, "-o", "o=bind", "own"]).ok();
+    daemon.docker(["run", "-d", "--name", "vv", "-v", "own:/v", "busybox", "sleep", "1000"]).ok();
+    assert_eq!(daemon.docker(["exec", "vv", "cat", "/v/f"]).ok(), "theirs");
+    let pid = daemon.docker(["inspect", "-f", "{{.State.Pid}}", "vv"]).ok();
+    daemon.kill();
+    // Nobody is there to see the container end.
+    assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    daemon.restart();
+    daemon.docker(["rm", "-f", "vv"]).ok();
+    daemon.docker(["volume", "rm", "own"]).ok();
+    assert_eq!(std::fs::read_to_string(host.path().join("f")).unwrap(), "theirs");
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains("/volumes/own/_data"), "{mounts}");
+}
