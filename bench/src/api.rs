@@ -68,6 +68,28 @@ impl Api {
         }
     }
 
+    /// Makes a process in a container, and reads what it writes until its end; the connection belongs to it.
+    pub(crate) fn exec(engine: &Engine, container: &str, command: &str) -> Result<()> {
+        let mut api = Self::connect(engine)?;
+        let body = format!(r#"{{"Cmd":{command},"AttachStdout":true,"AttachStderr":true}}"#);
+        let answer = api.call("POST", &format!("/containers/{container}/exec"), &body)?;
+        let value: serde_json::Value = serde_json::from_str(&answer)?;
+        let id = value["Id"].as_str().context("an id")?;
+        let body = r#"{"Detach":false,"Tty":false}"#;
+        let request = format!(
+            "POST /v1.41/exec/{id}/start HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        api.stream.get_mut().write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        api.stream.read_to_end(&mut answer)?;
+        if answer.starts_with(b"HTTP/1.1 200") {
+            Ok(())
+        } else {
+            bail!("{}", String::from_utf8_lossy(&answer))
+        }
+    }
+
     pub(crate) fn create(&mut self, network: &str, command: &str) -> Result<String> {
         let body =
             format!(r#"{{"Image":"busybox","Cmd":{command},"HostConfig":{{"NetworkMode":"{network}"}}}}"#);

@@ -2,6 +2,11 @@
 //!
 //! The floor is `floor.c`: the same namespaces, /proc, `pivot_root`, the program, and nothing else. Runtimes take
 //! turns. Control groups are measured apart.
+//!
+//! What ours takes beyond the floor, by `perf` on Linux 6.18 (processor time: floor 1.6 ms, ours 5.6, crun 6.8): 1.6 ms
+//! for the sealed copy of the program (it is what keeps a container from overwriting it, see `docs/security.md`) and the
+//! second start from it; 1 ms for the six mounts of the bundle that the floor does without; the rest is reading the
+//! configuration, page faults, and the record of the container.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

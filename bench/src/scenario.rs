@@ -122,10 +122,18 @@ fn exec(engines: &[Engine], runs: usize) -> Result<Vec<Row>> {
         engine.say(&["run", "-d", "--name", "execs", "busybox", "sleep", "10000"]).ok();
     }
     let values = rounds(engines, runs, |e| e.timed(&["exec", "execs", "true"]));
+    let direct = rounds(engines, runs, |engine| {
+        let begin = Instant::now();
+        Api::exec(engine, "execs", r#"["true"]"#)?;
+        Ok(begin.elapsed())
+    });
     for engine in engines {
         engine.say(&["rm", "-f", "execs"]).ok();
     }
-    Ok(vec![row("`exec true`", "ms", values)])
+    Ok(vec![
+        row("`exec true`", "ms", values),
+        row("create and start of an exec of `true` to the end of its output, over the socket", "ms", direct),
+    ])
 }
 
 fn api_cycle(engines: &[Engine], runs: usize) -> Result<Vec<Row>> {

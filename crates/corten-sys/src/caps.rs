@@ -8,22 +8,19 @@ fn prctl(option: libc::c_int, a: u64, b: u64) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// What may still be gained.
-#[must_use]
-pub fn bounding() -> u64 {
-    (0..64).take_while(|bit| prctl(libc::PR_CAPBSET_READ, *bit, 0).is_ok()).fold(0, |set, bit| {
-        set | (u64::from(prctl(libc::PR_CAPBSET_READ, bit, 0).is_ok_and(|v| v == 1)) << bit)
-    })
-}
-
 /// Takes everything but `keep` out of the bounding set.
 ///
 /// # Errors
 /// Those of prctl(2).
 pub fn limit_bounding(keep: u64) -> io::Result<()> {
-    let present = bounding();
-    for bit in (0..64).filter(|bit| present >> bit & 1 == 1 && keep >> bit & 1 == 0) {
-        prctl(libc::PR_CAPBSET_DROP, bit, 0)?;
+    for bit in (0..64).filter(|bit| keep >> bit & 1 == 0) {
+        // What is not in the set may be dropped from it by anybody who may drop at all; so look first.
+        match prctl(libc::PR_CAPBSET_READ, bit, 0) {
+            Ok(1) => prctl(libc::PR_CAPBSET_DROP, bit, 0).map(drop)?,
+            Ok(_) => {}
+            // The kernel knows no more than those before it.
+            Err(_) => break,
+        }
     }
     Ok(())
 }
