@@ -32,6 +32,7 @@ pub(crate) mod failure;
 pub(crate) mod hooks;
 pub(crate) mod labels;
 mod namespaces;
+mod net_devices;
 pub(crate) mod notify;
 pub(crate) mod options;
 mod rootfs;
@@ -40,13 +41,15 @@ mod setup;
 mod sources;
 mod stage;
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use corten_sys::netns;
 use corten_sys::process::{self, Child, namespace};
 use corten_sys::seqpacket;
-use corten_wire::oci_runtime::{ConsoleSize, Hooks, Linux, Process, Spec, State};
+use corten_wire::oci_runtime::{ConsoleSize, Hooks, Linux, NetDevice, Process, Spec, State};
 use corten_wire::shim::{Rootfs, UserSpec};
 
 use crate::cgroup::Cgroup;
@@ -185,6 +188,10 @@ pub(crate) fn launch(plan: &Plan<'_>) -> Result<Launched, StepError> {
     let linux = plan.spec.linux.as_ref();
     labels::check(plan.process, linux.map_or("", |l| &l.mount_label))?;
     let namespaces = Namespaces::of(plan.spec)?;
+    let wanted = linux.map(|l| &l.net_devices).filter(|d| !d.is_empty());
+    if let Some(wanted) = wanted {
+        net_devices::check(wanted, namespaces.has_network())?;
+    }
     let names = Names { spec: Some(plan.spec), process: plan.process, user: plan.user };
     let (ours, theirs) = streams(plan.process, plan.stdin, plan.alone.is_some())?;
     let members = plan.cgroup.membership_files().map_err(group_error)?;
@@ -209,6 +216,9 @@ pub(crate) fn launch(plan: &Plan<'_>) -> Result<Launched, StepError> {
     };
     // What else was prepared goes: only when the child is the last to have its streams is their end seen.
     let root = first.into_root();
+    if let Some(wanted) = wanted {
+        give_devices(wanted, &namespaces, &child).map_err(|e| abandon(&child, e))?;
+    }
     join(&child, &members, report.as_fd())?;
     let launched = finish(child, ours, report.as_fd(), plan.alone, plan.answers, names)?;
     Ok(Launched { root, ..launched })
@@ -252,6 +262,23 @@ fn favours(child: &Child, owners: i32, process: &Process, ours: Option<&Stdio>) 
         Some(Stdio::Terminal { .. }) | None => Vec::new(),
     };
     stage::favours(child.pid, owners, process, &streams).map_err(|e| abandon(child, e))
+}
+
+/// Moves network devices into the container's namespace. One that has ended already says why itself.
+fn give_devices(
+    wanted: &BTreeMap<String, NetDevice>,
+    namespaces: &Namespaces,
+    child: &Child,
+) -> Result<(), StepError> {
+    let joined = namespaces.join.iter().find(|(_, kind)| *kind == namespace::NET);
+    if let Some((network, _)) = joined {
+        return net_devices::give(wanted, network.as_fd());
+    }
+    match netns::open(Path::new(&format!("/proc/{}/ns/net", child.pid))) {
+        Ok(network) => net_devices::give(wanted, network.as_fd()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(StepError::os("netdevice", "open the network namespace", &e)),
+    }
 }
 
 fn group_error(e: crate::cgroup::CgroupError) -> StepError {

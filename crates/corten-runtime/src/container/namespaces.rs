@@ -97,6 +97,11 @@ impl Namespaces {
         self.new & namespace::MOUNT != 0
     }
 
+    /// It is not in its creator's network namespace.
+    pub(super) fn has_network(&self) -> bool {
+        self.new & namespace::NET != 0 || self.join.iter().any(|(_, kind)| *kind == namespace::NET)
+    }
+
     /// It is in a network namespace that its own root does not own.
     pub(super) fn keeps_network(&self) -> bool {
         self.user.is_some() && self.new & namespace::NET == 0

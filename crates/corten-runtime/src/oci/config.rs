@@ -13,7 +13,7 @@ use super::OciError;
 const MAX_FILE: u64 = 16 << 20;
 
 /// Settings of the specification that have no place in [`Spec`] because nothing here honours them.
-const REFUSED: [&str; 6] = ["/vm", "/solaris", "/windows", "/zos", "/linux/intelRdt", "/linux/netDevices"];
+const REFUSED: [&str; 5] = ["/vm", "/solaris", "/windows", "/zos", "/linux/intelRdt"];
 
 fn is_empty(value: &Value) -> bool {
     match value {

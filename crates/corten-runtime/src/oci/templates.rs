@@ -167,6 +167,7 @@ pub(super) fn features(given: &Arguments) -> Result<(), OciError> {
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
             "intelRdt": { "enabled": false },
+            "netDevices": { "enabled": true },
             "mountExtensions": { "idmap": { "enabled": true } },
         },
         // COMPAT: what runc's callers ask before they offer checkpoints.

@@ -365,3 +365,36 @@ fn a_tmpfs_can_begin_with_what_the_image_has() {
     assert!(code == 1 && text.contains("r/new: Read-only file system"), "{text}");
     assert!(!place.join("new").exists());
 }
+
+/// Devices move with their addresses; where the name is taken the container does not start.
+#[test]
+fn network_devices_move_into_the_container() {
+    if !privileged() {
+        return;
+    }
+    let script = "grep -c . /proc/net/fib_trie >/dev/null; busybox ip -o addr show dev inside | tr -s ' '; \
+                  busybox ip link show inside | grep -o UP | busybox head -1; ls /sys/class/net";
+    for (name, code) in [("inside", 0), ("lo", 1)] {
+        let b = Bundle::with(&["sh", "-c", script], |c| {
+            c["linux"]["netDevices"] = json!({ "v0": { "name": name } })
+        });
+        // The devices are those of a namespace of the test's own, and go with it.
+        let setup = "ip link add v0 type veth peer name v1 && ip addr add 10.1.2.3/24 dev v0 && \
+                     ip -6 addr add fd00::7/64 dev v0 nodad && ip link set v1 up && \"$@\"; code=$?; \
+                     ip link show v0 2>&1 | grep -c v0:; exit $code";
+        let run = b.oci(&["run", "-b", &b.path("bundle"), &b.id]);
+        let mut command = Command::new("unshare");
+        command.args(["-n", "sh", "-c", setup, "sh"]).arg(run.get_program()).args(run.get_args());
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        if code == 0 {
+            for part in ["inet 10.1.2.3/24 ", "inet6 fd00::7/64 ", "\nUP\n", "\ninside\nlo\n0\n"] {
+                assert!(text.contains(part), "{part:?}: {text}");
+            }
+        } else {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(errors.contains("move network device v0: file exists"), "{errors}");
+        }
+    }
+}
