@@ -839,7 +839,11 @@ impl Task {
             let gone = blocking(move || {
                 let Some(attached) = &left.attached else { return Ok(()) };
                 shared.networks.net().detach(attached)?;
-                endpoints::endpoint_gone(&shared, &record, &left)
+                // As when it was connected.
+                if let Err(error) = endpoints::endpoint_gone(&shared, &record, &left) {
+                    tracing::warn!(container.id = %record.id, error = error.chain(), "the files of a container are not up to date");
+                }
+                Ok(())
             })
             .await;
             if !force {
