@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `docker-py` | its own integration tests | PyPI |
 //! | `dockerode` | `dockerode.test.mjs`, as its package has no tests | npm |
+//! | `buildx` | our end-to-end tests with docker's plugins buildx and compose, where there is a Go | Go's proxy |
 //! | `services` | testcontainers, and compose where there is a Go to build it, with redis, postgres and nginx | PyPI, Debian, Go's proxy |
 
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{capture, root, run as run_command, target};
+use crate::run::{capture, cargo, root, run as run_command, target};
 use crate::test::{NEEDS, python_clients};
 use crate::{build, packages};
 
@@ -19,6 +20,7 @@ use crate::{build, packages};
 const DOCKER_PY_TESTS: &str = "7.0.0";
 const DOCKERODE: &str = "dockerode@5.0.1";
 const COMPOSE: &str = "github.com/docker/compose/v2@v2.40.3";
+const BUILDX: &str = "github.com/docker/buildx@v0.29.1";
 /// Debian's packages in the images of tests/clients/services.
 const SERVICES: &str = "redis-server,postgresql,nginx-light,python3";
 const RELEASE: &str = "bookworm";
@@ -28,12 +30,12 @@ pub fn run(args: &[String]) -> Result<()> {
     packages::ensure(NEEDS)?;
     let python = python_clients()?;
     let dist = build::dist(build::Profile::Debug)?;
-    let suites: [(&str, Suite); 3] =
-        [("docker-py", docker_py), ("dockerode", dockerode), ("services", services)];
+    let suites: [(&str, Suite); 4] =
+        [("docker-py", docker_py), ("dockerode", dockerode), ("buildx", buildx), ("services", services)];
     let only = args.first().filter(|a| suites.iter().any(|(name, _)| name == a));
     let rest = if only.is_some() { &args[1..] } else { args };
     if only.is_none() && !rest.is_empty() {
-        bail!("which suite are the arguments for? docker-py, dockerode or services");
+        bail!("which suite are the arguments for? docker-py, dockerode, buildx or services");
     }
     let mut failed = Vec::new();
     for (name, suite) in suites.iter().filter(|(name, _)| only.is_none_or(|o| o == name)) {
@@ -79,6 +81,28 @@ pub fn dockerode(python: &Path, dist: &Path, args: &[String]) -> Result<()> {
     }
     let mut command = script(python, "run_dockerode.py", dist);
     run_command(command.arg("--modules").arg(dir.join("node_modules")).args(args))
+}
+
+fn buildx(_: &Path, dist: &Path, args: &[String]) -> Result<()> {
+    let Some(plugins) = plugins()? else {
+        println!("buildx: left out, there is no Go to build it with");
+        return Ok(());
+    };
+    let mut command = cargo();
+    command.args(["test", "-p", "corten-e2e", "buildx::"]).args(args);
+    run_command(command.env("CORTEN_BIN_DIR", dist).env("CORTEN_CLI_PLUGINS", plugins))
+}
+
+/// A directory with buildx and compose as docker's plugins; `None` without Go.
+pub fn plugins() -> Result<Option<PathBuf>> {
+    let dir = target().join("clients/cli-plugins");
+    std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    let Some(compose) = compose()? else { return Ok(None) };
+    let link = dir.join("docker-compose");
+    if !link.exists() {
+        std::os::unix::fs::symlink(compose, &link).with_context(|| format!("link {}", link.display()))?;
+    }
+    Ok(go_program(BUILDX, "./cmd/buildx", &dir.join("docker-buildx"))?.map(|_| dir))
 }
 
 fn services(python: &Path, dist: &Path, args: &[String]) -> Result<()> {
@@ -147,26 +171,29 @@ fn base() -> Result<PathBuf> {
     Ok(tar)
 }
 
-/// Compose, built from its module; `None` without Go. (`go install` refuses modules that exclude others.)
 fn compose() -> Result<Option<PathBuf>> {
-    let program = target().join("clients/docker-compose");
+    go_program(COMPOSE, "./cmd", &target().join("clients/docker-compose"))
+}
+
+/// A program, built from its module; `None` without Go. (`go install` refuses modules that exclude others.)
+fn go_program(module: &str, package: &str, program: &Path) -> Result<Option<PathBuf>> {
     if program.exists() {
-        return Ok(Some(program));
+        return Ok(Some(program.to_owned()));
     }
     if !packages::exists("go") {
         return Ok(None);
     }
-    println!("building {COMPOSE}");
+    println!("building {module}");
     let answer =
-        capture(Command::new("go").args(["mod", "download", "-json", COMPOSE]).current_dir(target()))?;
+        capture(Command::new("go").args(["mod", "download", "-json", module]).current_dir(target()))?;
     let answer: serde_json::Value = serde_json::from_str(&answer).context("read Go's answer")?;
     let source = answer["Dir"].as_str().context("Go says where the module is")?;
     run_command(
         Command::new("go")
             .args(["build", "-buildvcs=false", "-mod=readonly", "-o"])
-            .arg(&program)
-            .arg("./cmd")
+            .arg(program)
+            .arg(package)
             .current_dir(source),
     )?;
-    Ok(Some(program))
+    Ok(Some(program.to_owned()))
 }

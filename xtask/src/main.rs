@@ -21,7 +21,7 @@ const HELP: &str = "usage: cargo xtask COMMAND
   test                install what the tests need, run every test, print totals
   soak [MINUTES]      eight random clients while the daemon is killed every 20 seconds (10 minutes unless told)
   conformance [NAME…] run the validation programs of the OCI against our runtime (needs Go)
-  clients [SUITE …]   run docker-py, dockerode, testcontainers and compose against a daemon (fetches them once)
+  clients [SUITE …]   run docker-py, dockerode, buildx, testcontainers and compose against a daemon (fetches them once)
   fuzz [SECONDS] [TARGET]  throw mutated input at what reads untrusted bytes (60 seconds for each target)
   cgroup2 [TESTS…]    run the runtime's tests in a virtual machine with control groups of the second version
   tidy                check the repository against its own rules

@@ -81,6 +81,7 @@ pub fn run(args: &[String]) -> Result<()> {
     let python = python_clients()?;
     println!("building");
     let dist = build::dist(build::Profile::Debug)?;
+    let plugins = clients::plugins()?;
     let mut totals = Totals::default();
     let mut broken = Vec::new();
     let mut suite = |name: &str, packages: &[&str]| -> Result<()> {
@@ -89,6 +90,9 @@ pub fn run(args: &[String]) -> Result<()> {
             let mut command = cargo();
             command.arg("test").args(packages).arg("--no-fail-fast");
             command.env("CORTEN_BIN_DIR", &dist).env("CORTEN_CLIENTS_PYTHON", &python);
+            if let Some(plugins) = &plugins {
+                command.env("CORTEN_CLI_PLUGINS", plugins);
+            }
             let seccomp = root().join("../shared/reference/seccomp-default.json");
             if seccomp.exists() && std::env::var_os("CORTEN_SECCOMP_REFERENCE").is_none() {
                 command.env("CORTEN_SECCOMP_REFERENCE", seccomp);
@@ -138,6 +142,9 @@ pub fn run(args: &[String]) -> Result<()> {
     // Its package would start a daemon of its own, so nothing installs it.
     if !packages::exists("/usr/sbin/dockerd") {
         println!("skipped: peers::docker_runs_its_containers_with_it (needs /usr/sbin/dockerd)");
+    }
+    if plugins.is_none() {
+        println!("skipped: buildx (8 tests; need a Go to build docker's plugins with)");
     }
     println!("conformance: {conformance}");
     match golden {

@@ -55,6 +55,8 @@ struct Inner {
     private: PathBuf,
     /// Directories of cache mounts in use, and by how many steps.
     busy: Mutex<BTreeMap<String, usize>>,
+    /// When the cache was looked through last; a new daemon waits an hour.
+    collected_ns: std::sync::atomic::AtomicI64,
 }
 
 impl std::fmt::Debug for Builder {
@@ -104,6 +106,7 @@ impl Builder {
             root: root.to_owned(),
             private: private.to_owned(),
             busy: Mutex::default(),
+            collected_ns: i64::try_from(corten_base::time::now_ns()).unwrap_or_default().into(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

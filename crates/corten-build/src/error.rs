@@ -148,6 +148,9 @@ impl BuildError {
             Self::NoDockerfile(name) => {
                 format!("failed to read dockerfile: open {name}: no such file or directory")
             }
+            Self::NoSource(text) if text.starts_with("failed to calculate") => {
+                format!("failed to compute cache key: {text}")
+            }
             Self::Copy { source, .. } => source.in_buildkits_words(),
             other => other.to_string(),
         }

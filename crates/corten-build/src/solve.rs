@@ -83,6 +83,9 @@ pub trait BuildClient: Send + Sync {
         cancel: &Cancel,
     ) -> Result<(), BuildError>;
 
+    /// A name for what a directory of the client is, the same in its next build; empty where it has none.
+    fn shared_key(&self, directory: &str) -> String;
+
     /// Writes the tar of [`ContextSource::Upload`].
     ///
     /// # Errors

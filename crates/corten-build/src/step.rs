@@ -111,6 +111,16 @@ pub enum StepMount {
     },
 }
 
+impl StepMount {
+    /// Where it appears.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        match self {
+            Self::Bind { target, .. } | Self::Tmpfs { target, .. } => target,
+        }
+    }
+}
+
 /// A step could not be run, or an image not be pulled.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {

@@ -155,7 +155,10 @@ impl Snapshots {
     }
 
     /// The upper directory of a writable layer.
-    pub(crate) fn upper_of(&self, id: &str) -> Result<PathBuf, ImageError> {
+    ///
+    /// # Errors
+    /// The id is no name.
+    pub fn upper_of(&self, id: &str) -> Result<PathBuf, ImageError> {
         Ok(self.rw(id)?.join("fs"))
     }
 

@@ -39,6 +39,7 @@ pub(super) async fn answer(services: Arc<Services>, method: &str, mut request: R
             Ok(message) => status(&services, &message).await,
             Err(e) => grpc::unary::<StatusResponse>(Err(e)),
         },
+        "Session" => super::session::tunnel(services, request),
         "ListWorkers" => grpc::unary(Ok(ListWorkersResponse { record: vec![worker(&services)] })),
         "Info" => grpc::unary(Ok(InfoResponse { buildkit_version: Some(version()) })),
         "DiskUsage" => call!(DiskUsageRequest, |message| disk_usage(&services, message).await),
@@ -225,7 +226,7 @@ pub(crate) fn admitted(record: &UsageRecord, filters: &[String]) -> bool {
     };
     let unquoted = |text: &str| text.trim_matches('"').to_owned();
     let fits = |filter: &str| {
-        filter.split(',').all(|part| {
+        filter.split(',').filter(|part| !part.is_empty()).all(|part| {
             if let Some((name, value)) = part.split_once("==") {
                 return field(name) == unquoted(value);
             }

@@ -72,6 +72,10 @@ fn refuse(key: &str, value: &str) -> Result<(), Status> {
     }
 }
 
+fn disk(error: impl Into<io::Error>) -> Status {
+    unknown(error.into().to_string())
+}
+
 fn unknown(message: impl Into<String>) -> Status {
     Status::new(Code::Unknown, message)
 }
@@ -215,10 +219,9 @@ impl Export<'_> {
                 let channel = self.client.main.channel(FILE_SEND)?;
                 let (sender, messages) = channel.stream(FILE_SEND, self.metadata()?)?;
                 let runtime = tokio::runtime::Handle::current();
-                let epoch_cancel = self.job.cancel.clone();
+                let cancel = self.job.cancel.clone();
                 self.blocking(move |services, solved| {
-                    let mut source =
-                        Tree { files: Files::open(&services.builder, solved)?, cancel: epoch_cancel };
+                    let mut source = Tree { files: Files::open(&services.builder, solved)?, cancel };
                     files::send(&mut source, sender, messages, &runtime)
                 })
                 .await?;
@@ -376,7 +379,9 @@ impl Files {
     pub(super) fn stat(&self, path: &str) -> Result<Stat, Status> {
         let (parent, name) = path.trim_end_matches('/').rsplit_once('/').unwrap_or(("", path));
         if matches!(name, "" | "." | "..") {
-            return stat(self.at(path, OFlags::PATH)?.as_fd(), "", ".").map_err(Status::protocol);
+            let mut found = stat(self.at(path, OFlags::PATH)?.as_fd(), "", ".").map_err(disk)?;
+            found.mode = files::to_go(found.mode);
+            return Ok(found);
         }
         let dir = self.at(parent, DIR)?;
         let found = stat(dir.as_fd(), name, name);
@@ -390,9 +395,9 @@ impl Files {
         let matcher = corten_base::ignore::Ignore::from_patterns([pattern]).map_err(Status::protocol)?;
         let dir = self.at(path, DIR)?;
         let mut out = Vec::new();
-        for name in names_in(dir.as_fd()).map_err(Status::protocol)? {
+        for name in names_in(dir.as_fd()).map_err(disk)? {
             if pattern.is_empty() || matcher.excludes(&name) {
-                let mut entry = stat(dir.as_fd(), &name, &name).map_err(Status::protocol)?;
+                let mut entry = stat(dir.as_fd(), &name, &name).map_err(disk)?;
                 entry.mode = files::to_go(entry.mode);
                 out.push(entry);
             }
@@ -450,7 +455,7 @@ struct Tree {
 
 impl FileSource for Tree {
     fn walk(&mut self, each: &mut dyn FnMut(Stat) -> Result<(), Status>) -> Result<(), Status> {
-        walk(self.files.0.root(), "", &self.cancel, each)
+        walk(self.files.at("", DIR)?.as_fd(), "", &self.cancel, each)
     }
 
     fn open(&mut self, path: &str) -> io::Result<std::fs::File> {
@@ -466,17 +471,17 @@ fn walk(
     cancel: &corten_base::Cancel,
     each: &mut dyn FnMut(Stat) -> Result<(), Status>,
 ) -> Result<(), Status> {
-    for name in names_in(dir).map_err(Status::protocol)? {
+    for name in names_in(dir).map_err(disk)? {
         if cancel.is_cancelled() {
             return Err(Status::new(Code::Cancelled, "context canceled"));
         }
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
-        let stat = stat(dir, &name, &path).map_err(Status::protocol)?;
+        let stat = stat(dir, &name, &path).map_err(disk)?;
         let is_dir = FileType::from_raw_mode(stat.mode) == FileType::Directory;
         each(stat)?;
         if is_dir {
             let child = rustix::fs::openat(dir, name.as_str(), DIR | OFlags::NOFOLLOW, Mode::empty());
-            walk(child.map_err(Status::protocol)?.as_fd(), &path, cancel, each)?;
+            walk(child.map_err(disk)?.as_fd(), &path, cancel, each)?;
         }
     }
     Ok(())

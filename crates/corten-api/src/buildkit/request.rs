@@ -16,7 +16,7 @@ const RESULT: &str = "corten-result://";
 type Attributes = HashMap<String, String>;
 
 fn invalid(message: impl Into<String>) -> Status {
-    Status::new(Code::InvalidArgument, message)
+    Status::new(Code::Unknown, message)
 }
 
 fn with_prefix<'a>(attributes: &'a Attributes, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::secrets::v1::{GetSecretRequest, GetSecretResponse};
+use bollard_buildkit_proto::moby::buildkit::v1::BytesMessage as Tunnelled;
 use bollard_buildkit_proto::moby::filesync::v1::{CredentialsRequest, CredentialsResponse};
 use bollard_buildkit_proto::moby::sshforward::v1::{
     BytesMessage as SshBytes, CheckAgentRequest, CheckAgentResponse,
@@ -16,15 +17,14 @@ use corten_build::{BuildClient, BuildError, FileSink, FilesWanted, Puller, StepE
 use corten_image::{Image, Images, Progress};
 use corten_registry::Credentials;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::files;
-use crate::call::Call;
 use crate::error::{ApiError, chain};
 use crate::grpc::{Channel, Code, Status};
-use crate::stream::Client;
 
 /// How long a build waits for the session that it names.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -44,6 +44,8 @@ pub(crate) struct Session {
     channel: Channel,
     /// `/service/method` in lower case.
     methods: BTreeSet<String>,
+    /// The client's name for its main directory.
+    shared_key: String,
     /// Set when the client has gone.
     pub(crate) closed: Cancel,
 }
@@ -52,27 +54,39 @@ pub(crate) struct Session {
 pub(crate) struct Announced {
     id: String,
     methods: BTreeSet<String>,
+    shared_key: String,
 }
 
 impl Announced {
-    /// From the headers of `POST /session`.
-    pub(crate) fn read(call: &Call) -> Result<Self, ApiError> {
-        let id = call.header("x-docker-expose-session-uuid").to_owned();
+    /// From the headers of `POST /session`, or the metadata of `Control.Session`.
+    pub(crate) fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let header =
+            |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let id = header("x-docker-expose-session-uuid");
         if id.is_empty() || id.len() > 256 {
             return Err(ApiError::invalid("the session has no id"));
         }
-        let methods = call.headers.get_all("x-docker-expose-session-grpc-method").iter();
+        let methods = headers.get_all("x-docker-expose-session-grpc-method").iter();
         let methods = methods.filter_map(|m| m.to_str().ok()).map(str::to_ascii_lowercase).collect();
-        Ok(Self { id, methods })
+        let shared_key = header("x-docker-expose-session-sharedkey");
+        Ok(Self { id, methods, shared_key })
     }
 }
 
 impl Sessions {
     /// Keeps a session until its connection ends.
-    pub(crate) async fn serve(&self, announced: Announced, connection: Client) -> io::Result<()> {
+    pub(crate) async fn serve<C>(&self, announced: Announced, connection: C) -> io::Result<()>
+    where
+        C: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+    {
         let closed = Cancel::new();
         let channel = Channel::open(connection, closed.clone()).await?;
-        let session = Arc::new(Session { channel, methods: announced.methods, closed: closed.clone() });
+        let session = Arc::new(Session {
+            channel,
+            methods: announced.methods,
+            shared_key: announced.shared_key,
+            closed: closed.clone(),
+        });
         self.lock().insert(announced.id.clone(), Arc::clone(&session));
         self.changed.notify_waiters();
         closed.cancelled().await;
@@ -112,6 +126,44 @@ impl Session {
         }
         Err(Status::new(Code::Unimplemented, format!("method {path} not supported by the client")))
     }
+}
+
+/// What a tunnel holds back.
+const TUNNEL: usize = 256 * 1024;
+
+/// `Control.Session`: a session whose bytes are messages of a call. buildx does this where targets share one.
+pub(super) fn tunnel(
+    services: Arc<crate::services::Services>,
+    request: crate::grpc::Request,
+) -> crate::body::Response {
+    let announced = match Announced::read(&request.metadata) {
+        Ok(announced) => announced,
+        Err(e) => return crate::grpc::unary::<Tunnelled>(Err(Status::new(Code::Unknown, e.message))),
+    };
+    let (near, far) = tokio::io::duplex(TUNNEL);
+    tokio::spawn(async move {
+        let served = services.buildkit.sessions().serve(announced, TokioIo::new(near)).await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "session in a tunnel");
+        }
+    });
+    let (from, mut to) = tokio::io::split(far);
+    let mut messages = request.messages;
+    let upward = Serving(tokio::spawn(async move {
+        while let Ok(Some(message)) = messages.next::<Tunnelled>().await {
+            if to.write_all(&message.data).await.is_err() {
+                break;
+            }
+        }
+        // The session learns of the end, if it is still there.
+        to.shutdown().await.ok();
+    }));
+    crate::grpc::stream(futures_util::stream::unfold((from, upward), |(mut from, upward)| async move {
+        let mut block = vec![0; BLOCK];
+        let n = from.read(&mut block).await.ok().filter(|n| *n > 0)?;
+        block.truncate(n);
+        Some((Ok(Tunnelled { data: block }), (from, upward)))
+    }))
 }
 
 /// What the builder asks of the client of one build. For blocking threads.
@@ -165,6 +217,10 @@ impl BuildClient for SessionClient {
     ) -> Result<(), BuildError> {
         let session = self.others.get(wanted.directory).unwrap_or(&self.main);
         self.run(cancel, files::receive(session, wanted, sink))
+    }
+
+    fn shared_key(&self, directory: &str) -> String {
+        self.others.get(directory).unwrap_or(&self.main).shared_key.clone()
     }
 
     fn upload(&self, url: &str, out: &mut dyn io::Write, cancel: &Cancel) -> Result<(), BuildError> {

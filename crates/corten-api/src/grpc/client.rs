@@ -14,7 +14,6 @@ use super::message::{Messages, frame};
 use super::server::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::status::Status;
 use crate::body::{Body, channel_stream, streamed};
-use crate::stream::Client;
 
 /// Messages that wait to be sent.
 const QUEUE: usize = 8;
@@ -46,12 +45,15 @@ impl Sender {
 
 impl Channel {
     /// Begins to speak HTTP/2; `closed` is set when the connection ends, and ends it when it is set.
-    pub(crate) async fn open(connection: Client, closed: Cancel) -> io::Result<Self> {
+    pub(crate) async fn open<C>(connection: C, closed: Cancel) -> io::Result<Self>
+    where
+        C: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+    {
         let (calls, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake(connection.into_inner())
+            .handshake(connection)
             .await
             .map_err(io::Error::other)?;
         tokio::spawn(async move {

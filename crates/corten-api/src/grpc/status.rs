@@ -22,7 +22,6 @@ const LONGEST_DETAILS: usize = 256 << 10;
 pub(crate) enum Code {
     Cancelled = 1,
     Unknown = 2,
-    InvalidArgument = 3,
     NotFound = 5,
     ResourceExhausted = 8,
     Unimplemented = 12,

@@ -23,10 +23,10 @@ use crate::stream::{self, Early, Failure, Sink};
 
 /// A client offers what its builds need.
 pub(crate) async fn session(call: Call) -> Answer {
-    let announced = Announced::read(&call)?;
+    let announced = Announced::read(&call.headers)?;
     let services = std::sync::Arc::clone(&call.services);
     upgrade_to_h2c(call, move |connection| async move {
-        services.buildkit.sessions().serve(announced, connection).await
+        services.buildkit.sessions().serve(announced, connection.into_inner()).await
     })
 }
 

@@ -14,6 +14,7 @@ use corten_base::{Digest, time};
 use corten_image::Image;
 use serde::{Deserialize, Serialize};
 
+use super::kit::KEPT;
 use super::stage::Stage;
 use super::{Build, Builder};
 use crate::error::{At, BuildError};
@@ -97,7 +98,7 @@ impl Build<'_> {
 pub struct CacheEntry {
     /// Its name.
     pub id: String,
-    /// `regular`, or `exec.cachemount`.
+    /// `regular`, `exec.cachemount` or `source.local`.
     pub kind: &'static str,
     /// What made it.
     pub description: String,
@@ -201,9 +202,13 @@ impl Builder {
                 let since = t.ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
                 since.and_then(|d| i64::try_from(d.as_nanos()).ok()).unwrap_or_default()
             };
+            let (kind, description) = match id.starts_with(KEPT) {
+                true => ("source.local", "local source for context"),
+                false => ("exec.cachemount", "cached mount of RUN --mount=type=cache"),
+            };
             entries.push(CacheEntry {
-                kind: "exec.cachemount",
-                description: "mount / from exec with type=cache".to_owned(),
+                kind,
+                description: description.to_owned(),
                 size: size_below(&entry.path()),
                 created_ns: time(metadata.created()),
                 used_ns: time(metadata.modified()),
@@ -263,6 +268,29 @@ impl Builder {
         }
         drop(busy);
         Ok(gone)
+    }
+
+    /// Lets go of what is old, and of the oldest where it is too much, at most once an hour: files of clients and
+    /// cache mounts after two days beyond half a gigabyte, steps after sixty days, and all beyond a tenth of the disk.
+    ///
+    /// # Errors
+    /// As [`Builder::prune_cache`].
+    pub fn collect_cache(&self) -> Result<(), BuildError> {
+        const HOUR: i64 = 3_600_000_000_000;
+        let inner = &self.inner;
+        let now = i64::try_from(time::now_ns()).unwrap_or(i64::MAX);
+        let before = inner.collected_ns.swap(now, std::sync::atomic::Ordering::Relaxed);
+        if now.saturating_sub(before) < HOUR {
+            inner.collected_ns.store(before, std::sync::atomic::Ordering::Relaxed);
+            return Ok(());
+        }
+        let old = CachePrune { keep_ns: 48 * HOUR, reserved: 512 << 20, max_used: 0 };
+        self.prune_cache(&old, &|e| e.mutable)?;
+        self.prune_cache(&CachePrune { keep_ns: 60 * 24 * HOUR, ..CachePrune::default() }, &|_| true)?;
+        let disk = rustix::fs::statvfs(&inner.root).at("statvfs", "build")?;
+        let max_used = (disk.f_blocks.saturating_mul(disk.f_frsize) / 10).max(1);
+        self.prune_cache(&CachePrune { max_used, ..CachePrune::default() }, &|_| true)?;
+        Ok(())
     }
 
     /// Forgets all cached steps and empties the cache mounts that no build uses; returns the bytes freed. The

@@ -316,6 +316,11 @@ impl Build<'_> {
         for path in paths {
             let Some(stat) = tree::stat(root, &path).at("stat", &path)? else {
                 let message = match from {
+                    _ if let Some(kit) = &self.kit => {
+                        let vertex = kit.vertex.as_ref().map_or("", |v| v.hex());
+                        let short = &vertex[..vertex.len().min(25)];
+                        format!("failed to calculate checksum of ref {short}: \"/{path}\": not found")
+                    }
                     None => format!(
                         "file not found in build context or excluded by .dockerignore: stat {path}: file does not exist"
                     ),

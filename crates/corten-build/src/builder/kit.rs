@@ -32,7 +32,7 @@ use crate::solve::{
 };
 use crate::step::Puller;
 
-pub(crate) use context::Named;
+pub(crate) use context::{KEPT, Named};
 
 /// What every stage of one build shares.
 pub(crate) struct Shared<'a> {
@@ -40,8 +40,10 @@ pub(crate) struct Shared<'a> {
     pub(crate) client: &'a dyn BuildClient,
     pub(crate) say: &'a (dyn Fn(SolveEvent) + Sync),
     pub(crate) cancel: &'a Cancel,
-    /// `build/<number>` in vertices: the same step of two builds must not be the same vertex.
+    /// Part of all vertices: the same step of two builds must not be the same vertex.
     pub(crate) salt: String,
+    /// Directories with files of the client that its next build will want again.
+    pub(crate) kept: Mutex<Vec<context::Kept>>,
 }
 
 impl Shared<'_> {
@@ -135,7 +137,7 @@ impl Builder {
     ) -> Result<Solved, SolveError> {
         let mut failed = None;
         let salt = corten_base::Id::random().to_string();
-        let shared = Shared { request, client, say, cancel, salt };
+        let shared = Shared { request, client, say, cancel, salt, kept: Mutex::default() };
         let solved = counted(|| {
             self.solve_within(&shared, puller).map_err(|e| {
                 let SolveError { error, place, vertex } = e;
@@ -143,6 +145,9 @@ impl Builder {
                 error
             })
         });
+        if let Err(error) = self.collect_cache() {
+            tracing::warn!(%error, "could not look through the build cache");
+        }
         solved.map_err(|error| {
             let (place, vertex) = failed.unwrap_or_default();
             SolveError { error, place, vertex }
@@ -363,3 +368,6 @@ impl Stage {
         self.kit.get_or_insert_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

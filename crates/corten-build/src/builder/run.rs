@@ -10,7 +10,8 @@ use corten_base::Digest;
 use corten_base::ignore::Ignore;
 use corten_image::NewImage;
 use corten_wire::oci_image::ImageConfig;
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::stage::Stage;
 use super::{Build, Inner, tree};
@@ -95,16 +96,72 @@ impl Build<'_> {
         let mut mounts = Mounts::default();
         let ran = self
             .prepare_mounts(stage, &specs, script.as_deref(), &mut mounts)
-            .and_then(|()| self.run_container(stage, run, command, &args, &mounts));
+            .and_then(|()| self.missing_mount_points(stage, &mounts))
+            .and_then(|stubs| Ok((self.run_container(stage, run, command, &args, &mounts)?, stubs)));
         release(self.inner, &mounts.busy);
         drop(mounts);
-        let id = ran?;
+        let (id, stubs) = ran?;
+        self.remove_stubs(&id, &stubs)?;
         let layer = self.inner.images.take_layer(&id, self.cancel)?;
         self.commit(stage, &key, created_by, layer)?;
         if self.request.rm {
             self.kept.retain(|k| *k != id);
             self.remove_container(&id);
             self.print(format!(" ---> Removed intermediate container {}\n", &id[..id.len().min(12)]));
+        }
+        Ok(())
+    }
+
+    /// Paths on the way to mounts that the stage has not: they are made for the mounts, and are no part of the layer.
+    /// The longest come first.
+    fn missing_mount_points(&mut self, stage: &Stage, mounts: &Mounts) -> Result<Vec<String>, BuildError> {
+        let targets: Vec<&str> = mounts.list.iter().map(StepMount::target).collect();
+        if targets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let files = self.files_of(&stage.layers())?;
+        let mut missing = Vec::new();
+        for target in targets {
+            let path = tree::clean(target).unwrap_or_default();
+            let ends = path.match_indices('/').map(|(i, _)| i).chain([path.len()]);
+            for prefix in ends.map(|end| &path[..end]).filter(|p| !p.is_empty()) {
+                if tree::stat(files.as_fd(), prefix).at("stat", prefix)?.is_none() {
+                    missing.push(prefix.to_owned());
+                }
+            }
+        }
+        missing.sort_by_key(|p| std::cmp::Reverse(p.len()));
+        missing.dedup();
+        Ok(missing)
+    }
+
+    /// Takes mount points out of a step's layer, if they are still what was made for the mount: empty. No link is
+    /// followed (CVE-2024-23652).
+    fn remove_stubs(&self, id: &str, stubs: &[String]) -> Result<(), BuildError> {
+        if stubs.is_empty() {
+            return Ok(());
+        }
+        let upper = self.inner.images.snapshots().upper_of(id)?;
+        let upper = std::fs::File::open(&upper).at("open", upper.as_os_str().as_encoded_bytes())?;
+        for stub in stubs {
+            let (parent, name) = stub.rsplit_once('/').unwrap_or((".", stub));
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let Ok(parent) = rustix::fs::openat2(&upper, parent, flags, Mode::empty(), resolve) else {
+                continue;
+            };
+            let Ok(stat) = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            let flags = match (tree::is_dir(&stat), is_file && stat.st_size == 0) {
+                (true, _) => AtFlags::REMOVEDIR,
+                (false, true) => AtFlags::empty(),
+                // The step put something there.
+                (false, false) => continue,
+            };
+            match rustix::fs::unlinkat(&parent, name, flags) {
+                Ok(()) | Err(Errno::NOTEMPTY | Errno::NOENT) => {}
+                Err(e) => return Err(e).at("remove", stub),
+            }
         }
         Ok(())
     }
@@ -388,6 +445,8 @@ impl Build<'_> {
         if !path.exists() {
             self.fill_cache(spec, &path)?;
         }
+        // When it was used last is when its directory changed last.
+        touch(&path);
         // Only what is below the cache's own directory can be meant: the source is copied, never joined to a path.
         Ok(path)
     }
@@ -437,7 +496,14 @@ impl Build<'_> {
     }
 }
 
-fn release(inner: &Inner, names: &[String]) {
+pub(crate) fn touch(path: &std::path::Path) {
+    let now = std::fs::File::open(path).and_then(|d| d.set_modified(std::time::SystemTime::now()));
+    if let Err(e) = now {
+        tracing::debug!(error = %e, "time of a cache");
+    }
+}
+
+pub(crate) fn release(inner: &Inner, names: &[String]) {
     let mut busy = inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
     for name in names {
         if let Some(users) = busy.get_mut(name) {

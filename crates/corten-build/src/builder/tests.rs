@@ -17,9 +17,9 @@ use crate::request::{BuildEvent, BuildRequest};
 use crate::step::{Puller, StepError, StepMount, StepRunner, StepSpec, StepStream};
 
 /// Understands `write PATH TEXT`, `cat PATH`, `echo TEXT`, `env`, `mode PATH`, `exit N`, separated by `;`.
-struct Interpreter {
+pub(super) struct Interpreter {
     images: Images,
-    steps: Mutex<BTreeMap<String, StepSpec>>,
+    pub(super) steps: Mutex<BTreeMap<String, StepSpec>>,
     /// Every step that ran, for what the builder asked for.
     ran: Mutex<Vec<StepSpec>>,
 }
@@ -72,7 +72,9 @@ fn read(root: &OwnedFd, path: &str, mounts: &[StepMount]) -> Vec<u8> {
         if let StepMount::Bind { source, target, .. } = mount
             && let Some(rest) = path.strip_prefix(target.as_str())
         {
-            return std::fs::read(source.join(rest.trim_start_matches('/'))).unwrap();
+            let rest = rest.trim_start_matches('/');
+            let file = if rest.is_empty() { source.clone() } else { source.join(rest) };
+            return std::fs::read(file).unwrap();
         }
     }
     let mut bytes = Vec::new();
@@ -104,7 +106,7 @@ impl StepRunner for Interpreter {
     }
 }
 
-struct NoRegistry;
+pub(super) struct NoRegistry;
 
 impl Puller for NoRegistry {
     fn pull(
@@ -121,12 +123,12 @@ impl Puller for NoRegistry {
     }
 }
 
-struct Bench {
-    images: Images,
-    runner: Arc<Interpreter>,
-    builder: Builder,
+pub(super) struct Bench {
+    pub(super) images: Images,
+    pub(super) runner: Arc<Interpreter>,
+    pub(super) builder: Builder,
     _runtime: tokio::runtime::Runtime,
-    dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
 }
 
 /// What a build said and made.
@@ -154,7 +156,7 @@ impl Outcome {
 }
 
 /// `None` where we may not mount.
-fn bench() -> Option<Bench> {
+pub(super) fn bench() -> Option<Bench> {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: needs root");
         return None;
@@ -236,7 +238,7 @@ impl Bench {
         Outcome { said, result }
     }
 
-    fn file(&self, image: &Image, path: &str) -> String {
+    pub(super) fn file(&self, image: &Image, path: &str) -> String {
         let overlay = self.images.snapshots().prepare("look", image).unwrap();
         let root = self.images.snapshots().mount_detached(&overlay, true).unwrap();
         let text = String::from_utf8(read(&root, path, &[])).unwrap();

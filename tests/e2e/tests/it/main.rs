@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod build;
+mod buildx;
 mod checkpoint;
 mod clients;
 mod crash;

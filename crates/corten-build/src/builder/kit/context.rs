@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use corten_base::ignore::Ignore;
 use corten_base::{Digest, Platform};
@@ -35,6 +35,23 @@ impl Named<'_> {
             Self::Image(name) => Some(name),
             Self::Files(_) | Self::Result(_) => None,
         }
+    }
+}
+
+/// Directories below `cache` with files of clients begin with this.
+pub(crate) const KEPT: &str = "context-";
+
+/// A directory of earlier builds that this one is using.
+pub(crate) struct Kept {
+    builder: Builder,
+    name: String,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let inner = &self.builder.inner;
+        super::super::run::touch(&inner.root.join("cache").join(&self.name));
+        super::super::run::release(inner, std::slice::from_ref(&self.name));
     }
 }
 
@@ -174,12 +191,38 @@ impl<'a> Sources<'a> {
         Ignore::from_patterns(exclude.iter().map(String::as_str))
             .map_err(|e| BuildError::invalid(format!("failed parsing .dockerignore: {e}")))?;
         let loaded = self.shared.within(title, Vec::new(), |vertex| {
-            let directory = self.work.directory(&format!("local-{}", short(name)))?;
             let wanted = FilesWanted { directory: name, exclude, follow };
+            let directory = match self.kept(&wanted)? {
+                Some(directory) => directory,
+                None => self.work.directory(&format!("local-{}", short(name)))?,
+            };
             self.receive(vertex, "context", &wanted, &directory)?;
             Ok(directory)
         });
         loaded.map_err(|e| e.error)
+    }
+
+    /// The directory of an earlier build with the same files, if no other build is using it: what has not changed
+    /// need not come again.
+    fn kept(&self, wanted: &FilesWanted<'_>) -> Result<Option<OwnedFd>, BuildError> {
+        let key = self.shared.client.shared_key(wanted.directory);
+        if key.is_empty() {
+            return Ok(None);
+        }
+        let whole = serde_json::json!([key, wanted.directory, wanted.follow]).to_string();
+        let name = format!("{KEPT}{}", short(&whole));
+        let inner = &self.builder.inner;
+        let mut busy = inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy.contains_key(&name) {
+            return Ok(None);
+        }
+        let path = inner.root.join("cache").join(&name);
+        std::fs::create_dir_all(&path).at("mkdir", &name)?;
+        let directory = std::fs::File::open(&path).at("open", &name)?;
+        busy.insert(name.clone(), 1);
+        let mut kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push(Kept { builder: self.builder.clone(), name });
+        Ok(Some(directory.into()))
     }
 
     fn receive(

@@ -106,6 +106,13 @@ impl Build<'_> {
         asked: Option<&Platform>,
         platform: Platform,
     ) -> Result<Stage, BuildError> {
+        // `FROM name:latest` and `FROM docker.io/library/name` mean the context `name`, too.
+        let familiar = base.parse::<corten_base::Reference>().map(|r| r.familiar());
+        let familiar = familiar.map(|f| f.strip_suffix(":latest").map(str::to_owned).unwrap_or(f));
+        let base = match &familiar {
+            Ok(name) if self.contexts.contains_key(name) => name,
+            _ => base,
+        };
         let is_named = self.contexts.contains_key(base);
         if !is_named && let Some(earlier) = self.earlier(base) {
             return Ok(earlier);
