@@ -7,6 +7,7 @@
 //! ```
 //! Error texts are those of the reference engine's classic builder.
 
+mod check;
 mod expand;
 mod heredoc;
 mod instruction;
@@ -15,6 +16,7 @@ mod mount;
 mod parse;
 mod split;
 
+pub use check::{CheckOptions, Finding, check, rule_url};
 pub use expand::{ExpandError, Expander};
 pub use heredoc::Heredoc;
 pub use instruction::{Command, CommandLine, CopySource, CopySpec, Dockerfile, Instruction, RunSpec, Stage};

@@ -26,7 +26,7 @@ pub use config::apply_changes;
 pub use error::BuildError;
 pub use request::{BuildEvent, BuildRequest, StepLimits};
 pub use solve::{
-    BuildClient, ContextSource, FileSink, FileStat, FilesWanted, SolveError, SolveEvent, SolveEventKind,
-    SolveRequest, Solved, SolvedFiles, SourceFile, Warning,
+    BuildClient, Checked, ContextSource, FileSink, FileStat, FilesWanted, SolveError, SolveEvent,
+    SolveEventKind, SolveRequest, Solved, SolvedFiles, SourceFile, Warning,
 };
 pub use step::{Puller, StepError, StepMount, StepRunner, StepSpec, StepStream};

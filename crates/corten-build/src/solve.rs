@@ -212,6 +212,15 @@ pub struct Warning {
     pub source: std::sync::Arc<SourceFile>,
 }
 
+/// What the checks found in a Dockerfile.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// In the order of their lines.
+    pub warnings: Vec<Warning>,
+    /// The file.
+    pub source: std::sync::Arc<SourceFile>,
+}
+
 /// Text that errors and warnings point into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceFile {

@@ -24,11 +24,12 @@ use corten_wire::oci_image::History;
 use super::stage::{Finished, Stage};
 use super::{Build, Builder, Work, counted};
 use crate::args::Args;
-use crate::dockerfile::{Dockerfile, Instruction};
+use crate::dockerfile::{CheckOptions, Dockerfile, Instruction, check, rule_url};
 use crate::error::BuildError;
 use crate::request::{BuildEvent, BuildRequest};
 use crate::solve::{
-    BuildClient, Lazy, SolveError, SolveEvent, SolveEventKind, SolveRequest, Solved, SourceFile,
+    BuildClient, Checked, Lazy, SolveError, SolveEvent, SolveEventKind, SolveRequest, Solved, SourceFile,
+    Warning,
 };
 use crate::step::Puller;
 
@@ -56,6 +57,23 @@ impl Shared<'_> {
         (self.say)(SolveEvent { vertex: vertex.clone(), what });
     }
 
+    /// Tells what the checks find; an error where the file wants it to be one.
+    fn report(&self, file: &Dockerfile, source: &Arc<SourceFile>) -> Result<(), SolveError> {
+        let (error, warnings) = findings(self.request, file, source)?;
+        let Some(first) = warnings.first() else { return Ok(()) };
+        let place = Some((Arc::clone(source), first.lines));
+        let mut rules: Vec<&str> = warnings.iter().map(|w| w.rule).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        let message = format!("lint violation found for rules: {}", rules.join(", "));
+        let vertex = self.vertex(&context::definition_title(self.request));
+        warnings.into_iter().for_each(|w| self.tell(&vertex, SolveEventKind::Warning(w)));
+        match error {
+            true => Err(SolveError { error: BuildError::invalid(message), place, vertex: None }),
+            false => Ok(()),
+        }
+    }
+
     /// Does something as a vertex: it is shown to begin and to end.
     pub(crate) fn within<T>(
         &self,
@@ -70,6 +88,25 @@ impl Shared<'_> {
         self.tell(&vertex, SolveEventKind::Done(text));
         done.map_err(|error| SolveError { error, place: None, vertex: Some(vertex) })
     }
+}
+
+/// What the checks find in a file, and whether that is an error.
+fn findings(
+    request: &SolveRequest,
+    file: &Dockerfile,
+    source: &Arc<SourceFile>,
+) -> Result<(bool, Vec<Warning>), BuildError> {
+    let text = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").unwrap_or(&file.directives.check);
+    let options = CheckOptions::parse(text).map_err(BuildError::invalid)?;
+    let warnings = check(file, &options).into_iter().map(|f| Warning {
+        rule: f.rule,
+        description: f.description,
+        url: rule_url(f.rule),
+        detail: f.detail,
+        lines: f.lines,
+        source: Arc::clone(source),
+    });
+    Ok((options.error, warnings.collect()))
 }
 
 /// The error and its causes as one text.
@@ -154,6 +191,29 @@ impl Builder {
         })
     }
 
+    /// Reads the Dockerfile and checks it, without building anything.
+    ///
+    /// # Errors
+    /// The file cannot be had, or has errors.
+    pub fn check(
+        &self,
+        request: &SolveRequest,
+        client: &dyn BuildClient,
+        say: &(dyn Fn(SolveEvent) + Sync),
+        cancel: &Cancel,
+    ) -> Result<Checked, SolveError> {
+        let salt = corten_base::Id::random().to_string();
+        let shared = Shared { request, client, say, cancel, salt, kept: Mutex::default() };
+        let work = Work::new(&self.inner.root)?;
+        let sources = context::Sources::new(self, &shared, &work);
+        let main = sources.main()?;
+        let (source, _) = sources.dockerfile(main.as_ref())?;
+        let file =
+            crate::dockerfile::parse(&source.name, &source.text).map_err(|e| at_line(e.into(), &source))?;
+        let (_, warnings) = findings(request, &file, &source)?;
+        Ok(Checked { warnings, source })
+    }
+
     fn solve_within(&self, shared: &Shared<'_>, puller: &dyn Puller) -> Result<Solved, SolveError> {
         let work = Work::new(&self.inner.root)?;
         let sources = context::Sources::new(self, shared, &work);
@@ -161,6 +221,7 @@ impl Builder {
         let (source, ignore) = sources.dockerfile(main.as_ref())?;
         let mut file =
             crate::dockerfile::parse(&source.name, &source.text).map_err(|e| at_line(e.into(), &source))?;
+        shared.report(&file, &source)?;
         if !shared.request.labels.is_empty() {
             super::add_labels(&mut file, &shared.request.labels);
         }

@@ -150,6 +150,14 @@ fn failures_point_at_their_line() {
         }
         b.assert_clean();
     }
+    b.files(&[("Dockerfile", "# check=error=true\nFROM busybox\nCMD shell form\n")]);
+    assert!(b.fails(&[]).contains("lint violation found for rules: JSONArgsRecommended"));
+    let checked = b.docker(&["build", "--check", "."]);
+    assert!(
+        checked.stdout.contains("WARNING: JSONArgsRecommended - https://docs.docker.com"),
+        "{}",
+        checked.stdout
+    );
     std::fs::remove_file(b.path("Dockerfile")).unwrap();
     assert!(b.fails(&[]).contains("failed to read dockerfile: open Dockerfile: no such file or directory"));
 }

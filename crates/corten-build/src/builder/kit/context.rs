@@ -131,7 +131,7 @@ impl<'a> Sources<'a> {
             (None, None, ContextSource::Local(name)) => name.clone(),
             (None, None, _) => "dockerfile".to_owned(),
         };
-        let title = format!("[internal] load build definition from {filename}");
+        let title = definition_title(request);
         self.shared.within(&title, Vec::new(), |vertex| {
             let mut follow = vec![filename.to_owned(), own_ignore.clone()];
             if let Some(parent) = filename.strip_suffix("Dockerfile") {
@@ -366,6 +366,12 @@ impl Build<'_> {
             Some(Named::Image(_)) | None => Ok(None),
         }
     }
+}
+
+/// Name of the vertex that reads the Dockerfile.
+pub(crate) fn definition_title(request: &crate::solve::SolveRequest) -> String {
+    let filename = if request.filename.is_empty() { "Dockerfile" } else { &request.filename };
+    format!("[internal] load build definition from {filename}")
 }
 
 /// Lines of an ignore file; comments and blank lines are nothing.
