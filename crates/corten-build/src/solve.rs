@@ -251,7 +251,7 @@ pub struct Solved {
 #[derive(Debug)]
 pub struct SolveError {
     /// Why.
-    pub error: BuildError,
+    pub error: Box<BuildError>,
     /// Where in the Dockerfile.
     pub place: Option<(std::sync::Arc<SourceFile>, (usize, usize))>,
     /// Which step.
@@ -260,7 +260,7 @@ pub struct SolveError {
 
 impl From<BuildError> for SolveError {
     fn from(error: BuildError) -> Self {
-        Self { error, place: None, vertex: None }
+        Self { error: Box::new(error), place: None, vertex: None }
     }
 }
 

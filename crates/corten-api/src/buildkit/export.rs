@@ -431,14 +431,14 @@ fn stat(dir: BorrowedFd<'_>, name: &str, path: &str) -> io::Result<Stat> {
         FileType::Symlink => rustix::fs::readlinkat(dir, name, Vec::new())?.to_string_lossy().into_owned(),
         _ => String::new(),
     };
-    let seconds = i64::try_from(s.st_mtime).unwrap_or_default();
+    let seconds = s.st_mtime;
     let nanos = i64::try_from(s.st_mtime_nsec).unwrap_or_default();
     Ok(Stat {
         path: path.to_owned(),
         mode: s.st_mode,
         uid: s.st_uid,
         gid: s.st_gid,
-        size: i64::try_from(s.st_size).unwrap_or(i64::MAX),
+        size: s.st_size,
         mod_time: seconds.saturating_mul(1_000_000_000).saturating_add(nanos),
         linkname,
         devmajor: i64::from(rustix::fs::major(s.st_rdev)),

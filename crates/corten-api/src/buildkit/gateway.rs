@@ -296,7 +296,7 @@ pub(super) async fn client(
 /// The error as the client shows it: with the place in the Dockerfile.
 fn failure(error: &SolveError) -> Status {
     let mut status = Status::new(Code::Unknown, error.text());
-    if matches!(error.error, corten_build::BuildError::Cancelled) {
+    if matches!(*error.error, corten_build::BuildError::Cancelled) {
         status.code = Code::Cancelled as i32;
     }
     if let Some((source, (first, last))) = &error.place {

@@ -284,7 +284,7 @@ impl Builder {
             inner.collected_ns.store(before, std::sync::atomic::Ordering::Relaxed);
             return Ok(());
         }
-        let old = CachePrune { keep_ns: 48 * HOUR, reserved: 512 << 20, max_used: 0 };
+        let old = CachePrune { keep_ns: 48 * HOUR, reserved: 512 << 20, ..CachePrune::default() };
         self.prune_cache(&old, &|e| e.mutable)?;
         self.prune_cache(&CachePrune { keep_ns: 60 * 24 * HOUR, ..CachePrune::default() }, &|_| true)?;
         let disk = rustix::fs::statvfs(&inner.root).at("statvfs", "build")?;

@@ -69,7 +69,7 @@ impl Shared<'_> {
         let vertex = self.vertex(&context::definition_title(self.request));
         warnings.into_iter().for_each(|w| self.tell(&vertex, SolveEventKind::Warning(w)));
         match error {
-            true => Err(SolveError { error: BuildError::invalid(message), place, vertex: None }),
+            true => Err(SolveError { place, ..BuildError::invalid(message).into() }),
             false => Ok(()),
         }
     }
@@ -86,7 +86,7 @@ impl Shared<'_> {
         let done = work(&vertex);
         let text = done.as_ref().err().map(explain).unwrap_or_default();
         self.tell(&vertex, SolveEventKind::Done(text));
-        done.map_err(|error| SolveError { error, place: None, vertex: Some(vertex) })
+        done.map_err(|error| SolveError { vertex: Some(vertex), ..error.into() })
     }
 }
 
@@ -179,7 +179,7 @@ impl Builder {
             self.solve_within(&shared, puller).map_err(|e| {
                 let SolveError { error, place, vertex } = e;
                 failed = Some((place, vertex));
-                error
+                *error
             })
         });
         if let Err(error) = self.collect_cache() {
@@ -187,7 +187,7 @@ impl Builder {
         }
         solved.map_err(|error| {
             let (place, vertex) = failed.unwrap_or_default();
-            SolveError { error, place, vertex }
+            SolveError { error: Box::new(error), place, vertex }
         })
     }
 
@@ -267,7 +267,7 @@ fn at_line(error: BuildError, source: &Arc<SourceFile>) -> SolveError {
         }
         _ => None,
     };
-    SolveError { error, place, vertex: None }
+    SolveError { place, ..error.into() }
 }
 
 /// One build after its Dockerfile was read.
@@ -322,7 +322,7 @@ impl Job<'_> {
                             self.shared.cancel.cancel();
                             board.over = true;
                             // What others say is that they were stopped.
-                            if board.failed.as_ref().is_none_or(|f| matches!(f.error, BuildError::Cancelled))
+                            if board.failed.as_ref().is_none_or(|f| matches!(*f.error, BuildError::Cancelled))
                             {
                                 board.failed = Some(e);
                             }
@@ -342,7 +342,7 @@ impl Job<'_> {
     }
 
     fn at(&self, error: BuildError, lines: (usize, usize), vertex: Option<Digest>) -> SolveError {
-        SolveError { error, place: Some((Arc::clone(&self.source), lines)), vertex }
+        SolveError { error: Box::new(error), place: Some((Arc::clone(&self.source), lines)), vertex }
     }
 
     fn build<'b>(

@@ -15,24 +15,24 @@ struct Bench {
 
 /// `None` where there are no plugins; the totals of `cargo xtask test` say so.
 fn bench() -> Option<Bench> {
-    let Some(plugins) = std::env::var_os("CORTEN_CLI_PLUGINS").map(PathBuf::from) else {
-        println!("skipped: needs CORTEN_CLI_PLUGINS");
-        return None;
-    };
+    let plugins = std::env::var_os("CORTEN_CLI_PLUGINS").map(PathBuf::from)?;
     let daemon = Daemon::start();
     let ours = daemon.dir().join("config/cli-plugins");
-    std::fs::create_dir_all(&ours).unwrap();
-    for plugin in std::fs::read_dir(plugins).unwrap() {
-        let plugin = plugin.unwrap();
-        std::os::unix::fs::symlink(plugin.path().canonicalize().unwrap(), ours.join(plugin.file_name()))
-            .unwrap();
+    std::fs::create_dir_all(&ours).expect("files of the test");
+    for plugin in std::fs::read_dir(plugins).expect("files of the test") {
+        let plugin = plugin.expect("files of the test");
+        std::os::unix::fs::symlink(
+            plugin.path().canonicalize().expect("files of the test"),
+            ours.join(plugin.file_name()),
+        )
+        .expect("files of the test");
     }
-    Some(Bench { daemon, context: tempfile::tempdir().unwrap() })
+    Some(Bench { daemon, context: tempfile::tempdir().expect("files of the test") })
 }
 
 impl Bench {
     fn files(&self, files: &[(&str, &str)]) {
-        write_tree(self.context.path(), files).unwrap();
+        write_tree(self.context.path(), files).expect("files of the test");
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -48,7 +48,7 @@ impl Bench {
     }
 
     fn docker(&self, args: &[&str]) -> Ran {
-        let output = self.command(args).stdin(Stdio::null()).output().unwrap();
+        let output = self.command(args).stdin(Stdio::null()).output().expect("docker starts");
         Ran {
             command: args.join(" "),
             code: output.status.code().unwrap_or(-1),

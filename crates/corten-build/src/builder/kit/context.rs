@@ -177,7 +177,7 @@ impl<'a> Sources<'a> {
             self.receive(vertex, "context", &wanted, &directory)?;
             read_text(&directory, ".dockerignore")
         });
-        Ok(patterns(&loaded.map_err(|e| e.error)?.unwrap_or_default()))
+        Ok(patterns(&loaded.map_err(|e| *e.error)?.unwrap_or_default()))
     }
 
     fn local(
@@ -199,7 +199,7 @@ impl<'a> Sources<'a> {
             self.receive(vertex, "context", &wanted, &directory)?;
             Ok(directory)
         });
-        loaded.map_err(|e| e.error)
+        loaded.map_err(|e| *e.error)
     }
 
     /// The directory of an earlier build with the same files, if no other build is using it: what has not changed
