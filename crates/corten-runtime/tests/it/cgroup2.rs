@@ -11,7 +11,7 @@ use crate::oci::Bundle;
 
 fn v2() -> bool {
     if !Cgroup::host_is_v2() {
-        println!("skipped: needs control groups of the second version (cargo xtask cgroup2)");
+        corten_testkit::say("skipped: needs control groups of the second version (cargo xtask cgroup2)");
     }
     privileged() && Cgroup::host_is_v2()
 }

@@ -35,7 +35,7 @@ pub(crate) fn launcher() -> &'static Launcher {
 pub(crate) fn privileged() -> bool {
     let ready = rustix::process::geteuid().is_root() && std::path::Path::new("/bin/busybox").exists();
     if !ready {
-        println!("skipped: needs root and /bin/busybox");
+        corten_testkit::say("skipped: needs root and /bin/busybox");
     }
     ready
 }

@@ -179,7 +179,7 @@ fn on_terminal(command: Command) -> String {
 fn installed(programs: &[&str]) -> bool {
     let missing = programs.iter().find(|p| !Path::new(p).exists());
     if let Some(missing) = missing {
-        println!("skipped: needs {missing}");
+        corten_testkit::say(format_args!("skipped: needs {missing}"));
     }
     missing.is_none()
 }

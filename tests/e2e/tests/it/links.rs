@@ -145,7 +145,7 @@ fn names_survive_a_crash_of_the_daemon() {
     let gap: f64 = lines.next().expect("a line").expect("text").parse().expect("seconds");
     asker.wait().expect("its end");
     assert!(gap < 20.0, "{gap}");
-    std::io::Write::write_all(&mut std::io::stdout(), format!("no names for {gap:.3} s\n").as_bytes()).ok();
+    corten_testkit::say(format_args!("no names for {gap:.3} s"));
     daemon.docker(["rm", "-f", "srv", "asker"]).ok();
 }
 

@@ -74,8 +74,7 @@ fn legacy_iptables_beside_us() {
         output.status.success()
     };
     if !legacy("-P FORWARD DROP") {
-        // A kernel without them.
-        return;
+        return corten_testkit::say("not tested: legacy iptables (the kernel has none)");
     }
     // Documented: they are another filter of the kernel, which we do not write to.
     hosts.near.reaches_nobody(Tcp, OPEN);
