@@ -1,6 +1,6 @@
 //! Containers on the real kernel, as root: the shim is started through the client as the daemon does.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod attacks;
 mod attributes;
