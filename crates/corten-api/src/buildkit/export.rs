@@ -62,8 +62,9 @@ fn refuse(key: &str, value: &str) -> Result<(), Status> {
     let refused = match key {
         "push-by-digest" | "rewrite-timestamp" | "nydus" => on,
         "compression" => value != "gzip" && !value.is_empty(),
-        "compression-level" | "force-compression" => on,
-        "tar" => matches!(value, "false" | "0"),
+        "compression-level" | "force-compression" | "registry.insecure" | "name-canonical" => on,
+        // Images are of the OCI's types here.
+        "oci-mediatypes" | "tar" => matches!(value, "false" | "0"),
         key => key.starts_with("annotation"),
     };
     match refused {

@@ -164,6 +164,12 @@ pub(super) async fn front_end(
     if attributes.get("requestid").is_some_and(|r| r == CHECK) {
         return check(services, job, request, client).await;
     }
+    for name in request::cache_imports(attributes) {
+        // As where a cache cannot be had: it is told, and the build goes on.
+        let refused = Status::new(Code::Unknown, "only steps that were built by this daemon are cached");
+        let title = format!("importing cache manifest from {name}");
+        job.progress.vertex(&title, async |_| Err::<(), _>(refused)).await.ok();
+    }
     let (builder, running) = (services.builder.clone(), Arc::clone(job));
     let closed = client.main.closed.clone();
     let building = tokio::task::spawn_blocking(move || {

@@ -77,6 +77,19 @@ pub(super) fn read(
     })
 }
 
+/// What `--cache-from` names.
+pub(super) fn cache_imports(attributes: &Attributes) -> Vec<String> {
+    let list = attributes.get("cache-imports").map_or("[]", String::as_str);
+    let entries: Vec<serde_json::Value> = serde_json::from_str(list).unwrap_or_default();
+    let name = |entry: &serde_json::Value| {
+        let attribute = |name: &str| entry["Attrs"][name].as_str().map(str::to_owned);
+        attribute("ref").or_else(|| attribute("src")).or_else(|| entry["Type"].as_str().map(str::to_owned))
+    };
+    let old = attributes.get("cache-from").map_or("", String::as_str);
+    let old = old.split(',').filter(|n| !n.is_empty()).map(str::to_owned);
+    entries.iter().filter_map(name).chain(old).collect()
+}
+
 fn key<'a>(attributes: &'a Attributes, name: &str, default: &'a str) -> &'a str {
     attributes.get(name).map_or(default, String::as_str)
 }
@@ -272,6 +285,13 @@ mod tests {
         assert_eq!(read.limits.shm_size, 64);
         assert!(matches!(&read.contexts["alpine"], ContextSource::Image(i) if i == "busybox:1"));
         assert!(matches!(&read.contexts["files"], ContextSource::Local(i) if i == "files"));
+    }
+
+    #[test]
+    fn caches_elsewhere() {
+        let list = r#"[{"Type":"registry","Attrs":{"ref":"a:1"}},{"Type":"gha"}]"#;
+        let given = attributes(&[("cache-imports", list), ("cache-from", "b,c")]);
+        assert_eq!(cache_imports(&given), ["a:1", "gha", "b", "c"]);
     }
 
     #[test]
