@@ -72,7 +72,7 @@ const SKIPPED: &[&str] = &[
     "users::root_inside",
     "inside::options",
 ];
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(1200);
 /// Where the machine has what an installation has.
 const DIST: &str = "/corten";
 /// The last line of the machine.
