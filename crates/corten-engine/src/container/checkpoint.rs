@@ -21,7 +21,7 @@ impl Container {
     /// Writes its processes to files; with `exit` it has ended when this returns.
     ///
     /// # Errors
-    /// Not running; a terminal; a name that is bad or taken; what criu says, and nothing is left then.
+    /// Not running; a terminal; `--init`; a name that is bad or taken; what criu says, and nothing is left then.
     pub async fn checkpoint(&self, wanted: CheckpointCreateRequest) -> Result<()> {
         let view = self.view();
         if !view.is_running() {
@@ -30,6 +30,9 @@ impl Container {
         // COMPAT: the reference engine can do no more.
         if view.record.config.tty {
             return Err(internal("checkpoint not support on containers with tty"));
+        }
+        if view.record.host.init == Some(true) {
+            return Err(internal("checkpoint not support on containers with --init"));
         }
         let (id, name) = (&wanted.checkpoint_id, self.name());
         if !names::valid(id) {

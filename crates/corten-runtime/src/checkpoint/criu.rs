@@ -16,6 +16,7 @@ use std::ffi::{CString, OsString};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use corten_sys::process::{self, Child, Ended};
 use corten_sys::seqpacket;
@@ -242,6 +243,8 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 /// criu's descriptors 0, 1 and 2 are nothing, 3 is its socket.
 const SOCKET: RawFd = 3;
 const FIRST_EXTRA: RawFd = 4;
+/// How long criu may say nothing: it writes gigabytes between two words.
+const SILENCE: Duration = Duration::from_secs(600);
 const MAX_ANSWER: usize = 64 * 1024;
 /// What is read of a log.
 const MAX_LOG: u64 = 16 << 20;
@@ -284,6 +287,8 @@ impl Criu {
         let program = program()?;
         let fail = |source| CriuError::Io { what: format!("start {}", program.display()), source };
         let (socket, theirs) = seqpacket::pair().map_err(fail)?;
+        rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(SILENCE))
+            .map_err(|e| fail(e.into()))?;
         let null = std::fs::File::options().read(true).write(true).open("/dev/null").map_err(fail)?;
         let streams = [null.as_fd(), null.as_fd(), null.as_fd(), theirs.as_fd()];
         // Away from the numbers that they are put to: one could be overwritten before its turn.
@@ -317,8 +322,16 @@ impl Criu {
         let mut buffer = vec![0; MAX_ANSWER];
         loop {
             let mut fds = Vec::new();
-            let n = seqpacket::recv(self.socket.as_fd(), &mut buffer, &mut fds, true)
-                .map_err(CriuError::io("read from criu"))?;
+            let n = seqpacket::recv(self.socket.as_fd(), &mut buffer, &mut fds, true).map_err(|e| match e
+                .kind()
+            {
+                // Dropping it ends it.
+                io::ErrorKind::WouldBlock => CriuError::Ended {
+                    ended: format!("no word for {} seconds", SILENCE.as_secs()),
+                    reason: reason(&self.log, ""),
+                },
+                _ => CriuError::io("read from criu")(e),
+            })?;
             if n == 0 {
                 return Err(self.ended());
             }
