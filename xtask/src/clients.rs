@@ -102,7 +102,7 @@ pub fn plugins() -> Result<Option<PathBuf>> {
     if !link.exists() {
         std::os::unix::fs::symlink(compose, &link).with_context(|| format!("link {}", link.display()))?;
     }
-    Ok(go_program(BUILDX, "./cmd/buildx", &dir.join("docker-buildx"))?.map(|_| dir))
+    Ok(go_program(BUILDX, "./cmd/buildx", "version.Version", &dir.join("docker-buildx"))?.map(|_| dir))
 }
 
 fn services(python: &Path, dist: &Path, args: &[String]) -> Result<()> {
@@ -172,12 +172,15 @@ fn base() -> Result<PathBuf> {
 }
 
 fn compose() -> Result<Option<PathBuf>> {
-    go_program(COMPOSE, "./cmd", &target().join("clients/docker-compose"))
+    go_program(COMPOSE, "./cmd", "internal.Version", &target().join("clients/docker-compose"))
 }
 
-/// A program, built from its module; `None` without Go. (`go install` refuses modules that exclude others.)
-fn go_program(module: &str, package: &str, program: &Path) -> Result<Option<PathBuf>> {
-    if program.exists() {
+/// A program, built from its module; `None` without Go. (`go install` refuses modules that exclude others.) The
+/// variable is told the version, as in its makers' builds: compose asks buildx for it.
+fn go_program(module: &str, package: &str, variable: &str, program: &Path) -> Result<Option<PathBuf>> {
+    let (name, version) = module.split_once('@').context("a module has a version")?;
+    let metadata = || capture(Command::new(program).arg("docker-cli-plugin-metadata"));
+    if program.exists() && metadata().is_ok_and(|m| m.contains(version)) {
         return Ok(Some(program.to_owned()));
     }
     if !packages::exists("go") {
@@ -190,7 +193,9 @@ fn go_program(module: &str, package: &str, program: &Path) -> Result<Option<Path
     let source = answer["Dir"].as_str().context("Go says where the module is")?;
     run_command(
         Command::new("go")
-            .args(["build", "-buildvcs=false", "-mod=readonly", "-o"])
+            .args(["build", "-buildvcs=false", "-mod=readonly"])
+            .arg(format!("-ldflags=-X {name}/{variable}={version}"))
+            .arg("-o")
             .arg(program)
             .arg(package)
             .current_dir(source),

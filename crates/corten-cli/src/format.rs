@@ -262,6 +262,45 @@ impl Format {
     }
 }
 
+/// A piece of a template that is no more than a row of fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Piece<'a> {
+    /// Printed as it is.
+    Text(&'a str),
+    /// `{{.Name}}`.
+    Field(&'a str),
+}
+
+/// The pieces of a template; `None` if it is more than fields and text.
+pub(crate) fn pieces(template: &str) -> Option<Vec<Piece<'_>>> {
+    let mut parts = template.split("{{");
+    let mut pieces = vec![Piece::Text(parts.next()?)];
+    for part in parts {
+        let (inside, text) = part.split_once("}}")?;
+        let name = inside.trim().strip_prefix('.').filter(|n| !n.is_empty())?;
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return None;
+        }
+        pieces.extend([Piece::Field(name), Piece::Text(text)]);
+    }
+    Some(pieces)
+}
+
+/// A line of a listing without running the template; `None` where that would print something else, or fail.
+fn line(pieces: &[Piece<'_>], row: &Row) -> Option<String> {
+    let mut line = String::new();
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) => line.push_str(text),
+            Piece::Field(name) => match row.get(name)? {
+                Value::String(text) => line.push_str(text),
+                _ => return None,
+            },
+        }
+    }
+    Some(line)
+}
+
 /// Runs a template over JSON text for `inspect`.
 pub(crate) fn render(source: &str, json: &str, optional: &[&str]) -> Result<String> {
     let mut data = Data::parse(json)?;
@@ -388,9 +427,16 @@ impl Table<'_> {
             out.push("\n");
         }
         let mut plain = String::new();
+        let pieces = pieces(&source);
         // Every row has the same fields.
         let mut names: BTreeMap<&'static str, Arc<str>> = BTreeMap::new();
         for row in rows {
+            let target = if is_table { &mut out as &mut dyn Sink } else { &mut plain };
+            if let Some(line) = pieces.as_deref().and_then(|p| line(p, row)) {
+                target.add(&line);
+                target.add("\n");
+                continue;
+            }
             let mut name = |k: &'static str| Arc::clone(names.entry(k).or_insert_with(|| Arc::from(k)));
             let map = row.iter().map(|(k, v)| (name(k), v.clone())).collect();
             let line = template.run(&Value::Map(Arc::new(map)), Some(self.context)).map_err(|e| {
@@ -399,7 +445,6 @@ impl Table<'_> {
                     _ => fail(format!("failed to execute template: {e}"), 1),
                 }
             })?;
-            let target = if is_table { &mut out as &mut dyn Sink } else { &mut plain };
             target.add(&line);
             target.add("\n");
         }
@@ -495,6 +540,36 @@ mod tests {
             indent(json, "", "  "),
             "{\n  \"b\": 1,\n  \"a\": {\n    \"z\": [],\n    \"y\": {},\n    \"x\": \"<a\\\"b>\"\n  }\n}"
         );
+    }
+
+    #[test]
+    fn a_row_of_fields_needs_no_template() {
+        assert_eq!(
+            pieces("a {{ .B }}\t{{.C}}"),
+            Some(vec![
+                Piece::Text("a "),
+                Piece::Field("B"),
+                Piece::Text("\t"),
+                Piece::Field("C"),
+                Piece::Text("")
+            ])
+        );
+        for more in
+            ["{{.}}", "{{.A.B}}", "{{json .A}}", "{{- .A}}", "{{.A", "{{if .A}}{{end}}", "{{.Label \"x\"}}"]
+        {
+            assert_eq!(pieces(more), None, "{more}");
+        }
+        let table = Table { context: "*T", raw: &[], default: "{{.A}}\t{{.N}}", quiet: "", headers: &[] };
+        let rows = [
+            Row::from([("A", text("<é>")), ("N", Value::Int(3))]),
+            Row::from([("A", text("")), ("N", text("x"))]),
+        ];
+        for (plain, run) in [("{{.A}}|{{.N}}", "{{.A}}{{\"|\"}}{{.N}}"), ("n", "{{\"n\"}}")] {
+            assert_eq!(table.render(plain, false, &rows).unwrap(), table.render(run, false, &rows).unwrap());
+        }
+        assert_eq!(table.render("{{.A}}|{{.N}}", false, &rows).unwrap(), "<é>|3\n|x\n");
+        let error = table.render("{{.A}} {{.Q}}", false, &rows).unwrap_err().to_string();
+        assert!(error.contains("at <.Q>: can't evaluate field Q in type *T"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Volumes and mounts.
 
-use corten_testkit::Daemon;
+use corten_testkit::{Client, Daemon};
 
 #[test]
 fn named_volumes_keep_and_copy_up() {
@@ -175,4 +175,23 @@ fn what_a_killed_daemon_left_mounted_is_not_deleted() {
     assert_eq!(std::fs::read_to_string(host.path().join("f")).unwrap(), "theirs");
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains("/volumes/own/_data"), "{mounts}");
+}
+
+/// CVE-2022-23648: what an image says of its volumes cannot lead to files of the host, by `..` or by links.
+#[test]
+fn volumes_of_an_image_stay_inside() {
+    let daemon = Daemon::start();
+    let host = tempfile::tempdir().unwrap();
+    std::fs::write(host.path().join("secret"), "of the host").unwrap();
+    let secrets = host.path().display();
+    let dockerfile = format!(
+        "FROM busybox\nRUN ln -s ../../../../../../..{secrets} /link && mkdir -p {secrets} && touch {secrets}/inside\n\
+         VOLUME [\"/../../../../../../..{secrets}\", \"/link\"]\n"
+    );
+    daemon.run_with(Client::Docker, ["build", "-q", "-t", "climbs", "-"], dockerfile.as_bytes()).ok();
+    let script = format!("ls {secrets} /link; touch {secrets}/new /link/new");
+    let seen = daemon.docker(["run", "--rm", "climbs", "sh", "-c", &script]);
+    assert!(!seen.stdout.contains("secret"), "{}", seen.stdout);
+    let left: Vec<_> = std::fs::read_dir(host.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["secret"]);
 }

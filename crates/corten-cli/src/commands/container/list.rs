@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::Cli;
 use crate::error::Result;
 use crate::flags::Flags;
-use crate::format::{Row, Table, label_method, text};
+use crate::format::{Piece, Row, Table, label_method, pieces, text};
 use crate::{human, opts};
 use corten_base::units;
 
@@ -133,16 +133,12 @@ enum Columns {
 
 impl Columns {
     fn of(template: &str) -> Self {
-        let mut names = Vec::new();
-        for part in template.split("{{").skip(1) {
-            let Some((inside, _)) = part.split_once("}}") else { return Self::All };
-            match inside.trim().strip_prefix('.') {
-                Some(name) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric()) => {
-                    names.push(name.to_owned());
-                }
-                _ => return Self::All,
-            }
-        }
+        let pieces = pieces(template).unwrap_or_default();
+        let fields = pieces.iter().filter_map(|piece| match piece {
+            Piece::Field(name) => Some((*name).to_owned()),
+            Piece::Text(_) => None,
+        });
+        let names: Vec<_> = fields.collect();
         if names.is_empty() { Self::All } else { Self::These(names) }
     }
 
