@@ -126,6 +126,14 @@ impl Engine {
         self.shared.find(reference)
     }
 
+    /// As [`Engine::find`], for those who wait: also a container that has removed itself in the last ten seconds.
+    ///
+    /// # Errors
+    /// As of `find`.
+    pub fn find_late(&self, reference: &str) -> Result<Container> {
+        self.shared.find_late(reference)
+    }
+
     /// An exec by its id.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
+use std::time::{Duration, Instant};
 
 use corten_base::Id;
 use corten_base::db::{Commit, Db};
@@ -51,7 +52,12 @@ pub(crate) struct Shared {
     mounts: Pool<Vec<MountRecord>>,
     lowers: Pool<Vec<PathBuf>>,
     execs: Mutex<HashMap<String, Arc<ExecEntry>>>,
+    departed: Mutex<VecDeque<(Instant, Container)>>,
 }
+
+/// How long, and how many at most, containers that removed themselves are remembered.
+const DEPARTED_FOR: Duration = Duration::from_secs(10);
+const MOST_DEPARTED: usize = 32;
 
 /// Values that many containers have in common are kept once. Only the latest are compared with: containers come in
 /// series.
@@ -117,6 +123,7 @@ impl Shared {
             mounts: Pool::default(),
             lowers: Pool::default(),
             execs: Mutex::default(),
+            departed: Mutex::default(),
         }
     }
 
@@ -216,10 +223,34 @@ impl Shared {
 
     pub(crate) fn forget(&self, id: &Id, name: &str) {
         let mut index = self.write();
-        index.by_id.remove(id);
+        let removed = index.by_id.remove(id);
         index.by_name.remove(name);
         drop(index);
+        if let Some(container) = removed.filter(|c| c.view().record.host.auto_remove) {
+            let mut departed = self.departed();
+            departed.retain(|(at, _)| at.elapsed() < DEPARTED_FOR);
+            departed.truncate(MOST_DEPARTED - 1);
+            departed.push_front((Instant::now(), container));
+        }
         self.execs().retain(|_, exec| exec.container != *id);
+    }
+
+    fn departed(&self) -> MutexGuard<'_, VecDeque<(Instant, Container)>> {
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Shared::find`], and by its whole id or name a container that has just removed itself.
+    ///
+    /// COMPAT: clients start a container with `--rm` and wait for it afterwards. The reference engine takes so long to
+    /// remove one that they find it.
+    pub(crate) fn find_late(&self, reference: &str) -> Result<Container> {
+        self.find(reference).or_else(|error| {
+            let bare = reference.strip_prefix('/').unwrap_or(reference);
+            let is_it = |c: &Container| c.id().as_str() == reference || c.name() == bare;
+            let departed = self.departed();
+            let mut recent = departed.iter().filter(|(at, _)| at.elapsed() < DEPARTED_FOR);
+            recent.find(|(_, c)| is_it(c)).map(|(_, c)| c.clone()).ok_or(error)
+        })
     }
 
     pub(crate) fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<ExecEntry>>> {

@@ -150,7 +150,7 @@ pub(crate) async fn wait(call: Call) -> Answer {
         "removed" => WaitCondition::Removed,
         other => return Err(ApiError::invalid(format!("invalid condition: {other:?}"))),
     };
-    let ended = call.services.engine.find(call.name())?.wait(condition);
+    let ended = call.services.engine.find_late(call.name())?.wait(condition);
     // The head goes out at once: clients start the container only when they know that we wait.
     let body = streamed(futures_util::stream::once(async move {
         let mut text = serde_json::to_vec(&ended.await).map_err(std::io::Error::other)?;

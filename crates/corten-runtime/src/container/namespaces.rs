@@ -57,8 +57,14 @@ impl Namespaces {
                 (NamespaceKind::User, Some(path)) => {
                     let fd = open(path)?;
                     let fail = |e| StepError::os("namespace", format!("owner of {}", path.display()), &e);
-                    // The file of another namespace names the users that it belongs to.
-                    let fd = netns::owner(fd.as_fd()).map_err(fail)?.unwrap_or(fd);
+                    // The file of the container's network namespace stands for the users that it belongs to.
+                    let networks = linux.namespaces.iter().filter(|n| n.kind == NamespaceKind::Network);
+                    let is_network = networks.filter_map(|n| n.path.as_ref()).any(|p| p == path);
+                    let fd = match netns::owner(fd.as_fd()).map_err(fail)? {
+                        None => fd,
+                        Some(owner) if is_network => owner,
+                        Some(_) => return error(&format!("{} is not a user namespace", path.display())),
+                    };
                     all.user = Some(fd).filter(|fd| !is_own(fd.as_fd(), "user"));
                 }
                 (NamespaceKind::Time, None) => all.clocks = Some(Clocks::New(offsets(linux)?)),

@@ -189,3 +189,26 @@ fn what_was_written_is_there_after_a_restart() {
         daemon.docker(["wait", "box"]).fails(1);
     }
 }
+
+/// Clients start a container with `--rm` and only then wait for it: dockerode does.
+#[test]
+fn who_waits_late_hears_of_a_container_that_is_gone() {
+    let daemon = Daemon::start();
+    let body = serde_json::json!({
+        "Image": "busybox", "Cmd": ["sh", "-c", "exit 3"], "HostConfig": { "AutoRemove": true }
+    });
+    let (_, made) = daemon.request("POST", "/containers/create?name=late", Some(&body));
+    let id = made["Id"].as_str().expect("an id").to_owned();
+    daemon.request("POST", &format!("/containers/{id}/start"), None);
+    daemon.eventually("its removal", || {
+        (daemon.request("GET", &format!("/containers/{id}/json"), None).0 == 404).then_some(())
+    });
+    for path in [format!("/containers/{id}/wait"), "/containers/late/wait?condition=removed".into()] {
+        let (status, answer) = daemon.request("POST", &path, None);
+        assert_eq!((status, &answer["StatusCode"]), (200, &serde_json::json!(3)), "{path}: {answer}");
+    }
+    daemon.docker(["run", "--name", "late", "busybox", "true"]).ok();
+    let (_, answer) = daemon.request("POST", "/containers/late/wait", None);
+    assert_eq!(answer["StatusCode"], 0, "a new one of that name");
+    assert_eq!(daemon.request("POST", "/containers/other/wait", None).0, 404);
+}
