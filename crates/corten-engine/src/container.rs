@@ -417,7 +417,12 @@ impl Container {
             Answer::Refused(other) => Err(self.refuse(other)),
             Answer::Accepted | Answer::Unchanged => {
                 let last = settled(&mut view, |v| v.gone || v.status == Status::Dead).await;
-                if last.gone { Ok(()) } else { Err(internal(last.state.error.clone())) }
+                if !last.gone {
+                    return Err(internal(last.state.error.clone()));
+                }
+                // It did not remove itself.
+                self.entry.shared.forget_departed(self.id());
+                Ok(())
             }
         }
     }

@@ -239,6 +239,10 @@ impl Shared {
         self.departed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn forget_departed(&self, id: &Id) {
+        self.departed().retain(|(_, container)| container.id() != id);
+    }
+
     /// As [`Shared::find`], and by its whole id or name a container that has just removed itself.
     ///
     /// COMPAT: clients start a container with `--rm` and wait for it afterwards. The reference engine takes so long to

@@ -199,7 +199,7 @@ fn who_waits_late_hears_of_a_container_that_is_gone() {
     });
     let (_, made) = daemon.request("POST", "/containers/create?name=late", Some(&body));
     let id = made["Id"].as_str().expect("an id").to_owned();
-    daemon.request("POST", &format!("/containers/{id}/start"), None);
+    assert_eq!(daemon.request("POST", &format!("/containers/{id}/start"), None).0, 204);
     daemon.eventually("its removal", || {
         (daemon.request("GET", &format!("/containers/{id}/json"), None).0 == 404).then_some(())
     });
