@@ -69,7 +69,6 @@ pub(super) async fn list(cli: &Cli, flags: &Flags) -> Result {
     if !format.is_empty() && !format.starts_with("table") {
         TABLE.render(&format, false, &[row(&Value::Null, false)])?;
     }
-    let containers: Vec<Listed> = cli.client()?.container_list(query).await?;
     let no_trunc = flags.on("no-trunc");
     let with_size = Table { default: &format!("{}\t{{{{.Size}}}}", TABLE.default), ..TABLE };
     let table = if flags.on("size") { &with_size } else { &TABLE };
@@ -78,19 +77,29 @@ pub(super) async fn list(cli: &Cli, flags: &Flags) -> Result {
         "" | "table" => table.default,
         other => other,
     });
+    let client = cli.client()?;
+    let containers: Vec<Value> = if DETAILS.iter().any(|name| columns.has(name)) {
+        client.container_list(query).await?.into_iter().map(|Listed::<true>(c)| c).collect()
+    } else {
+        client.container_list(query).await?.into_iter().map(|Listed::<false>(c)| c).collect()
+    };
     // The program ends with this list: taking ten thousand containers apart again would be a third of its time.
-    let containers: &'static [Listed] = containers.leak();
-    let rows: Vec<Row> = containers.iter().map(|c| cells(&c.0, no_trunc, &columns)).collect();
+    let containers: &'static [Value] = containers.leak();
+    let rows: Vec<Row> = containers.iter().map(|c| cells(c, no_trunc, &columns)).collect();
     cli.print(&table.render(&format, flags.on("quiet"), rows.leak())?)
 }
 
-/// A container of the list without what no column shows: most of the text is about networks.
-struct Listed(Value);
+/// Columns that show more of a container than `ps` does unless told.
+const DETAILS: [&str; 6] = ["Labels", "Label", "Mounts", "LocalVolumes", "Networks", "Platform"];
 
-impl<'de> Deserialize<'de> for Listed {
+/// A container of the list without what no column shows, most of which is about networks; with what [`DETAILS`] need or
+/// without that, too.
+struct Listed<const DETAILED: bool>(Value);
+
+impl<'de, const DETAILED: bool> Deserialize<'de> for Listed<DETAILED> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
+        struct Members<const DETAILED: bool>;
+        impl<'de, const DETAILED: bool> Visitor<'de> for Members<DETAILED> {
             type Value = Map<String, Value>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -100,11 +109,16 @@ impl<'de> Deserialize<'de> for Listed {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Map::new();
                 while let Some(key) = map.next_key::<String>()? {
+                    let shown = match key.as_str() {
+                        "HostConfig" | "Health" => false,
+                        "NetworkSettings" | "Mounts" | "Labels" | "ImageManifestDescriptor" => DETAILED,
+                        _ => true,
+                    };
+                    if !shown {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
                     let value = match key.as_str() {
-                        "HostConfig" | "Health" => {
-                            map.next_value::<IgnoredAny>()?;
-                            continue;
-                        }
                         "NetworkSettings" => {
                             let settings: BTreeMap<String, Option<BTreeMap<String, IgnoredAny>>> =
                                 map.next_value()?;
@@ -119,7 +133,7 @@ impl<'de> Deserialize<'de> for Listed {
                 Ok(members)
             }
         }
-        deserializer.deserialize_map(Members).map(|members| Self(Value::Object(members)))
+        deserializer.deserialize_map(Members::<DETAILED>).map(|members| Self(Value::Object(members)))
     }
 }
 
