@@ -3,17 +3,8 @@
 use std::io;
 
 use corten_base::Kind;
+pub use corten_base::error::errno_text;
 use corten_wire::shim::Fault;
-
-/// The kernel's error as Go's `syscall.Errno` words it: lower case, no number.
-#[must_use]
-pub fn errno_text(error: &io::Error) -> String {
-    let Some(code) = error.raw_os_error() else { return error.to_string() };
-    let full = io::Error::from_raw_os_error(code).to_string();
-    let text = full.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    chars.next().map(|c| c.to_lowercase().chain(chars).collect()).unwrap_or_default()
-}
 
 /// Which of the two ways to start a process failed; it decides the beginning of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

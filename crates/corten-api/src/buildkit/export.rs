@@ -11,7 +11,6 @@ use bollard_buildkit_proto::moby::filesync::v1::BytesMessage;
 use corten_base::{Digest, Reference};
 use corten_build::{Builder, Solved, SolvedFiles};
 use corten_image::{Image, LayerPhase, Progress, ProgressEvent};
-use corten_wire::oci_image::ImageConfig;
 use http::HeaderMap;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use serde_json::json;
@@ -95,17 +94,7 @@ fn names(attributes: &HashMap<String, String>) -> Result<Vec<Reference>, Status>
 
 /// The configuration of a result as a document.
 pub(super) fn config_of(solved: &Solved) -> Vec<u8> {
-    let config = ImageConfig {
-        created: Some(solved.created.clone()),
-        author: solved.author.clone(),
-        architecture: solved.platform.architecture.clone(),
-        variant: solved.platform.variant.clone(),
-        os: solved.platform.os.clone(),
-        config: solved.config.clone(),
-        history: solved.history.clone(),
-        ..ImageConfig::default()
-    };
-    serde_json::to_vec(&config).unwrap_or_default()
+    serde_json::to_vec(&solved.image_config()).unwrap_or_default()
 }
 
 /// Exports a result in one way; answers with what the client wants to know of it.

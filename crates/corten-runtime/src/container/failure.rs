@@ -13,10 +13,21 @@ use super::{devices, rootfs};
 use crate::fault::{StepError, errno_text};
 use crate::user::{self, UserError};
 
-/// A step that can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Step {
+/// Makes the steps and the list of all of them, in the order of their numbers.
+macro_rules! steps {
+    ($($step:ident,)*) => {
+        /// A step that can fail.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(super) enum Step {
+            $($step,)*
+        }
+
+        const ALL: [Step; Step::Report as usize + 1] = [$(Step::$step,)*];
+    };
+}
+
+steps! {
     Session,
     OomScore,
     Signal,
@@ -87,82 +98,6 @@ pub(super) enum Step {
     Clone,
     Report,
 }
-
-/// All, in the order of their numbers.
-const ALL: [Step; Step::Report as usize + 1] = {
-    use Step::*;
-    [
-        Session,
-        OomScore,
-        Signal,
-        Abandoned,
-        Keyring,
-        Join,
-        UnshareCgroup,
-        BecomeRoot,
-        Rootfs,
-        NoMappedMounts,
-        PrivateMounts,
-        Mount,
-        NotOrdinary,
-        InProc,
-        Device,
-        DeviceParent,
-        DeviceLink,
-        HostName,
-        DomainName,
-        NoUser,
-        NoGroup,
-        Ids,
-        Passwd,
-        Groups,
-        Terminal,
-        NoDevpts,
-        Console,
-        Hooks,
-        Stdio,
-        Sysctl,
-        MakeCwd,
-        Readonly,
-        Mask,
-        NotNull,
-        FinishRootfs,
-        Pivot,
-        Control,
-        Enter,
-        OpenRoot,
-        Affinity,
-        Rlimit,
-        Scheduler,
-        IoPriority,
-        MemoryPolicy,
-        Personality,
-        Capabilities,
-        SetGroups,
-        SetGid,
-        SetUid,
-        Cwd,
-        CwdOutside,
-        NotFound,
-        Stat,
-        IsDirectory,
-        NotExecutable,
-        LabelFiles,
-        AppArmor,
-        SeLinux,
-        NoNewPrivileges,
-        CloseRange,
-        Filter,
-        FilterPage,
-        FilterReport,
-        FilterUnheard,
-        Start,
-        NoProgram,
-        Clocks,
-        Clone,
-        Report,
-    ]
-};
 
 /// A step failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

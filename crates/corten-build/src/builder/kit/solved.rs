@@ -47,6 +47,23 @@ fn fill_times(history: &mut [History], epoch: Option<i64>) -> String {
     last.unwrap_or_else(|| time::rfc3339_nano(time::now_ns()))
 }
 
+impl Solved {
+    /// Its image configuration.
+    #[must_use]
+    pub fn image_config(&self) -> ImageConfig {
+        ImageConfig {
+            created: Some(self.created.clone()),
+            author: self.author.clone(),
+            architecture: self.platform.architecture.clone(),
+            variant: self.platform.variant.clone(),
+            os: self.platform.os.clone(),
+            config: self.config.clone(),
+            history: self.history.clone(),
+            ..ImageConfig::default()
+        }
+    }
+}
+
 impl Builder {
     /// Makes an image of a result and gives it names; with `cached` nobody sees it.
     ///
@@ -58,16 +75,7 @@ impl Builder {
         references: Vec<Reference>,
         cached: bool,
     ) -> Result<Arc<Image>, BuildError> {
-        let config = ImageConfig {
-            created: Some(solved.created.clone()),
-            author: solved.author.clone(),
-            architecture: solved.platform.architecture.clone(),
-            variant: solved.platform.variant.clone(),
-            os: solved.platform.os.clone(),
-            config: solved.config.clone(),
-            history: solved.history.clone(),
-            ..ImageConfig::default()
-        };
+        let config = solved.image_config();
         let layers = solved.layers.clone();
         let new = NewImage { config, layers, parent: None, references, cached };
         Ok(self.inner.images.create_image(new)?)
