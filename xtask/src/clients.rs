@@ -30,15 +30,13 @@ pub fn run(args: &[String]) -> Result<()> {
     packages::ensure(NEEDS)?;
     let python = python_clients()?;
     let dist = build::dist(build::Profile::Debug)?;
-    let suites: [(&str, Suite); 4] =
-        [("docker-py", docker_py), ("dockerode", dockerode), ("buildx", buildx), ("services", services)];
-    let only = args.first().filter(|a| suites.iter().any(|(name, _)| name == a));
+    let only = args.first().filter(|a| SUITES.iter().any(|(name, _)| name == a));
     let rest = if only.is_some() { &args[1..] } else { args };
     if only.is_none() && !rest.is_empty() {
         bail!("which suite are the arguments for? docker-py, dockerode, buildx or services");
     }
     let mut failed = Vec::new();
-    for (name, suite) in suites.iter().filter(|(name, _)| only.is_none_or(|o| o == name)) {
+    for (name, suite) in SUITES.iter().filter(|(name, _)| only.is_none_or(|o| o == name)) {
         println!("\n== {name}");
         if let Err(error) = suite(&python, &dist, rest) {
             println!("{error:#}");
@@ -52,6 +50,22 @@ pub fn run(args: &[String]) -> Result<()> {
 }
 
 type Suite = fn(&Path, &Path, &[String]) -> Result<()>;
+
+const SUITES: [(&str, Suite); 4] =
+    [("docker-py", docker_py), ("dockerode", dockerode), ("buildx", buildx), ("services", services)];
+
+/// All suites but buildx, whose tests are among the end-to-end tests; the names of those that failed.
+pub fn all(python: &Path, dist: &Path) -> Vec<&'static str> {
+    let mut failed = Vec::new();
+    for (name, suite) in SUITES.iter().filter(|(name, _)| *name != "buildx") {
+        println!("\n== {name}");
+        if let Err(error) = suite(python, dist, &[]) {
+            println!("{error:#}");
+            failed.push(*name);
+        }
+    }
+    failed
+}
 
 fn docker_py(python: &Path, dist: &Path, args: &[String]) -> Result<()> {
     pip(python, "pytest, pytest_timeout, paramiko", &["pytest", "pytest-timeout", "paramiko"])?;
@@ -70,8 +84,7 @@ fn docker_py(python: &Path, dist: &Path, args: &[String]) -> Result<()> {
     run_command(command.arg("--sdist").arg(sdist).arg("--timeout=60").args(args))
 }
 
-/// dockerode with the tests of ours; `cargo xtask test` runs it too.
-pub fn dockerode(python: &Path, dist: &Path, args: &[String]) -> Result<()> {
+fn dockerode(python: &Path, dist: &Path, args: &[String]) -> Result<()> {
     packages::ensure(&[("node", "nodejs"), ("npm", "npm")])?;
     let dir = target().join("clients/node");
     if !dir.join("node_modules/dockerode").exists() {
@@ -128,7 +141,8 @@ fn script(python: &Path, name: &str, dist: &Path) -> Command {
     command
 }
 
-fn pip(python: &Path, imports: &str, wanted: &[&str]) -> Result<()> {
+/// Installs packages of PyPI unless `imports` can be imported.
+pub fn pip(python: &Path, imports: &str, wanted: &[&str]) -> Result<()> {
     let check = Command::new(python).args(["-c", &format!("import {imports}")]).output();
     if check.is_ok_and(|o| o.status.success()) {
         return Ok(());

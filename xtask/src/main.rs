@@ -7,6 +7,7 @@ mod conformance;
 mod demo;
 mod golden;
 mod packages;
+mod reference;
 mod run;
 mod test;
 mod tidy;
@@ -26,6 +27,7 @@ const HELP: &str = "usage: cargo xtask COMMAND
   cgroup2 [TESTS…]    run the runtime's tests in a virtual machine with control groups of the second version
   tidy                check the repository against its own rules
   transcript [ARGS…]  run the same command lines through docker's client and ours, and compare what they say
+  api [ARGS…]         compare a fresh daemon with the Engine API's OpenAPI document
   golden [ARGS…]      compare a fresh daemon with the recorded answers of the reference engine
   bench [ARGS…]       measure against docker.io and podman where they are installed
 ";
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["soak", minutes] => test::soak(minutes),
         ["clients", ..] => clients::run(&args[1..]),
         ["transcript", ..] => transcript(&args[1..]),
+        ["api", ..] => api(&args[1..]),
         ["conformance", ..] => conformance::run_all(&args[1..]),
         ["fuzz", ..] => build::fuzz(&args[1..]),
         ["cgroup2", ..] => cgroup2::run_all(&args[1..]),
@@ -69,6 +72,15 @@ fn transcript(args: &[String]) -> anyhow::Result<()> {
     packages::ensure(test::NEEDS)?;
     let dist = build::dist(build::Profile::Debug)?;
     match transcript::run(std::path::Path::new("python3"), &dist, args)? {
+        Some(outcome) if !outcome.passed => anyhow::bail!("there are differences"),
+        _ => Ok(()),
+    }
+}
+
+fn api(args: &[String]) -> anyhow::Result<()> {
+    packages::ensure(test::NEEDS)?;
+    let dist = build::dist(build::Profile::Debug)?;
+    match reference::run(&test::python_clients()?, &dist, args)? {
         Some(outcome) if !outcome.passed => anyhow::bail!("there are differences"),
         _ => Ok(()),
     }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::run::{cargo, root, run as run_command, target};
-use crate::{build, cgroup2, clients, conformance, golden, packages, transcript};
+use crate::{build, cgroup2, clients, conformance, golden, packages, reference, transcript};
 
 /// Counted test results.
 #[derive(Debug, Default)]
@@ -113,17 +113,15 @@ pub fn run(args: &[String]) -> Result<()> {
     suite("end-to-end tests (docker client, corten client)", &["-p", "corten-e2e"])?;
     println!("\n== answers of the reference engine");
     let golden = golden::run(&[])?;
+    println!("\n== the Engine API's document");
+    let reference = reference::run(&python, &dist, &[])?;
     println!("\n== transcript: docker's client and ours");
     let mut transcript = transcript::run(&python, &dist, &[])?;
     if transcript.as_ref().is_some_and(|t| !t.passed) {
         println!("\n== once more: the transcript");
         transcript = transcript::run(&python, &dist, &[])?;
     }
-    println!("\n== dockerode");
-    if let Err(error) = clients::dockerode(&python, &dist, &[]) {
-        println!("{error:#}");
-        broken.push("dockerode".into());
-    }
+    broken.extend(clients::all(&python, &dist).into_iter().map(str::to_owned));
     println!("\n== validation programs of the OCI");
     let conformance = conformance::compare(&dist, &[])?;
     if !conformance.good() {
@@ -158,6 +156,15 @@ pub fn run(args: &[String]) -> Result<()> {
     }
     if golden.is_some_and(|g| g.passed < golden::AT_LEAST) {
         broken.push("golden".into());
+    }
+    match reference {
+        Some(outcome) => {
+            println!("{}", outcome.total);
+            if !outcome.passed {
+                broken.push("api".into());
+            }
+        }
+        None => println!("api: 1 suite skipped (no document on this machine; set CORTEN_API_REFERENCE)"),
     }
     match transcript {
         Some(outcome) => {

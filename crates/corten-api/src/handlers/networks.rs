@@ -10,7 +10,17 @@ pub(crate) async fn list(call: Call) -> Answer {
     call.ok(&call.services.engine.networks(&call.query.filters()?)?)
 }
 
+/// What Go's `strconv.ParseBool` reads.
+const GO_BOOL: &[&str] = &["1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False"];
+
 pub(crate) async fn inspect(call: Call) -> Answer {
+    // COMPAT: only a swarm has more to say, but what is no truth value is refused everywhere.
+    let verbose = call.query.text("verbose");
+    if !verbose.is_empty() && !GO_BOOL.contains(&verbose) {
+        return Err(ApiError::invalid(format!(
+            "invalid value for verbose: {verbose}: strconv.ParseBool: parsing {verbose:?}: invalid syntax"
+        )));
+    }
     let scope = call.query.text("scope");
     let network = call.services.engine.network(call.name())?;
     if !scope.is_empty() && scope != network.scope {
