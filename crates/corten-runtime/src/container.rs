@@ -48,6 +48,7 @@ use std::path::Path;
 
 use corten_sys::netns;
 use corten_sys::process::{self, Child, namespace};
+use corten_sys::program;
 use corten_sys::seqpacket;
 use corten_wire::oci_runtime::{ConsoleSize, Hooks, Linux, NetDevice, Process, Spec, State};
 use corten_wire::shim::{Rootfs, UserSpec};
@@ -91,6 +92,8 @@ pub(crate) struct Alone<'a> {
     pub(crate) state: &'a State,
     /// How many descriptors from 3 on the program gets.
     pub(crate) preserve: i32,
+    /// The mount that our own program runs from, to end with the container's old root.
+    pub(crate) program: Option<&'a OwnProgram>,
     /// Called when the process exists and is in its control groups, before any hook.
     pub(crate) born: &'a dyn Fn(i32) -> Result<(), StepError>,
 }
@@ -106,6 +109,25 @@ impl Alone<'_> {
     fn hooks_before_root(&self) -> bool {
         let h = self.hooks;
         [&h.prestart, &h.create_runtime, &h.create_container].iter().any(|list| !list.is_empty())
+    }
+}
+
+/// The read-only mount that this process runs from.
+#[derive(Debug)]
+pub(crate) struct OwnProgram {
+    pub(crate) mount: OwnedFd,
+    /// Where the file is on the host.
+    path: CString,
+}
+
+impl OwnProgram {
+    /// Makes this process run from such a mount, if that is possible.
+    pub(crate) fn protected() -> Option<Self> {
+        let path = std::fs::read_link("/proc/self/exe").ok()?;
+        let path = CString::new(path.into_os_string().into_encoded_bytes()).ok()?;
+        let program::ReadOnly { mount, file } = program::ReadOnly::of_own().ok()?;
+        program::become_of(file.as_fd()).ok()?;
+        program::is_protected().then_some(Self { mount, path })
     }
 }
 

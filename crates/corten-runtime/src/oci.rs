@@ -22,12 +22,13 @@ mod record;
 mod report;
 mod templates;
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use corten_sys::process::Strings;
-use corten_sys::{caps, process};
+use corten_sys::{caps, process, program};
 
+use crate::container::OwnProgram;
 use crate::fault::{StepError, errno_text};
 use arguments::{Arguments, Command, parse};
 use log::{Format, Log};
@@ -86,6 +87,7 @@ struct Context {
     store: Store,
     /// New containers get control groups.
     cgroups: bool,
+    program: Option<OwnProgram>,
 }
 
 const DEFAULT_ROOT: &str = "/run/corten/oci";
@@ -150,10 +152,11 @@ fn global(args: &[String], log: &mut Log) -> Result<i32, Failed> {
         Some("disabled") => false,
         Some(other) => return Err(early(OciError::Unsupported(format!("--cgroup-manager {other}")))),
     };
-    let context = Context { store: Store::new(root), cgroups };
+    let mut context = Context { store: Store::new(root), cgroups, program: None };
     log.debug(&format!("{name} {rest:?}"));
     if matches!(command, Command::Create | Command::Run | Command::Exec) {
-        prepare(preserved(&given).map_err(failed)?).map_err(failed)?;
+        let preserve = preserved(&given).map_err(failed)?;
+        context.program = prepare(command, preserve, log).map_err(failed)?;
     }
     run(&context, command, &given).map_err(failed)
 }
@@ -204,39 +207,41 @@ fn listen_fds() -> i32 {
         .unwrap_or(0)
 }
 
-/// Gets rid of what was inherited, and continues as a sealed copy of this program, unless it is on a mount
-/// that cannot be written: what runs inside a container for a moment must not be a way to the file on the host
-/// (CVE-2019-5736).
-fn prepare(preserve: i32) -> Result<(), OciError> {
-    // Closed by becoming the copy.
-    process::close_on_exec_from(3 + preserve).map_err(OciError::io("close_range"))?;
-    let own = Path::new("/proc/self/exe");
-    if !cannot_be_written(own) {
-        return Err(continue_as_copy(own).map_or_else(|e| e, |never| match never {}));
+/// Gets rid of what was inherited, and makes this a process whose program nobody can write to: what runs inside a
+/// container for a moment must not be a way to the file on the host (CVE-2019-5736).
+///
+/// A new container takes the mount that this is done with along and unmounts it. An exec has no mounts of its own, and
+/// would have to wait for the mount's end, so that it works on a copy in memory, which takes 2 ms.
+fn prepare(command: Command, preserve: i32, log: &Log) -> Result<Option<OwnProgram>, OciError> {
+    let close = |e| OciError::io("close_range")(e);
+    let mut own = None;
+    if !program::is_protected() {
+        if command != Command::Exec {
+            own = OwnProgram::protected();
+        }
+        if own.is_none() {
+            let copy = program::sealed_copy("corten-oci").map_err(OciError::io("copy own program"))?;
+            if program::become_of(copy.as_fd()).is_err() || !program::is_protected() {
+                // Closed by becoming it.
+                process::close_on_exec_from(3 + preserve).map_err(close)?;
+                return Err(start_again(&copy).map_or_else(|e| e, |never| match never {}));
+            }
+        }
     }
+    let kept = [log.descriptor(), own.as_ref().map(|o| o.mount.as_fd())];
+    process::close_inherited_from(3 + preserve, kept).map_err(close)?;
     rustix::thread::set_name(c"corten-oci").ok();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    caps::forbid_tracing().map_err(OciError::io("prctl"))
+    caps::forbid_tracing().map_err(OciError::io("prctl"))?;
+    Ok(own)
 }
 
-/// It is a sealed copy in memory, or on a mount that is read-only.
-fn cannot_be_written(own: &Path) -> bool {
-    let link = std::fs::read_link(own);
-    let sealed = link.is_ok_and(|p| p.as_os_str().as_encoded_bytes().starts_with(b"/memfd:"));
-    let flags = rustix::fs::statvfs(own).map(|s| s.f_flag);
-    sealed || flags.is_ok_and(|f| f.contains(rustix::fs::StatVfsMountFlags::RDONLY))
-}
-
-/// A copy, and not a read-only mount of the program: letting go of such a mount waits for the kernel's other
-/// processors, 3 to 12 ms (`synchronize_rcu_expedited`), and copying takes half of one.
-fn continue_as_copy(own: &Path) -> Result<std::convert::Infallible, OciError> {
+/// Starts our program again from another file of its content.
+fn start_again(file: &OwnedFd) -> Result<std::convert::Infallible, OciError> {
     use std::ffi::CString;
     use std::os::unix::ffi::OsStringExt;
-    let fail = || OciError::io("copy own program");
-    let mut source = std::fs::File::open(own).map_err(fail())?;
-    let program = corten_sys::memfd::sealed_program("corten-oci", &mut source).map_err(fail())?;
-    let path =
-        CString::new(format!("/proc/self/fd/{}", program.as_raw_fd())).map_err(|e| fail()(e.into()))?;
+    let fail = || OciError::io("start own program");
+    let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|e| fail()(e.into()))?;
     let args = std::env::args_os().map(|a| CString::new(a.into_vec()));
     let args = args.collect::<Result<Vec<_>, _>>().map_err(|e| fail()(e.into()))?;
     let env = std::env::vars_os().map(|(mut name, value)| {

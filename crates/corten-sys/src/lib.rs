@@ -13,6 +13,7 @@ pub mod netns;
 pub mod outq;
 pub mod path;
 pub mod process;
+pub mod program;
 pub mod pty;
 pub mod sched;
 pub mod seccomp;

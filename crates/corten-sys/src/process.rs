@@ -59,7 +59,7 @@ pub mod namespace {
 /// libc has it as an int, which it does not fit into.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+pub(crate) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
@@ -430,15 +430,31 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes every descriptor from `first` on. Only for the first moments of a program, before anything that
-/// owns one of them exists.
+/// Closes every descriptor from `first` on, except some. Only for the first moments of a program, before anything else
+/// that owns one of them exists.
 ///
 /// # Errors
 /// Those of close_range(2).
-pub fn close_inherited_from(first: RawFd) -> io::Result<()> {
-    // SAFETY: descriptors inherited from the parent have no owner in this process yet; the caller is the start
-    // of main, before any was opened.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0u32) })?;
+pub fn close_inherited_from<const N: usize>(
+    first: RawFd,
+    except: [Option<BorrowedFd<'_>>; N],
+) -> io::Result<()> {
+    let mut kept = except.map(|fd| fd.map_or(-1, |fd| fd.as_raw_fd()));
+    kept.sort_unstable();
+    let mut next = first;
+    for kept in kept.into_iter().filter(|kept| *kept >= first) {
+        if kept > next {
+            close_range(next as libc::c_uint, (kept - 1) as libc::c_uint)?;
+        }
+        next = kept + 1;
+    }
+    close_range(next as libc::c_uint, libc::c_uint::MAX)
+}
+
+fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
+    // SAFETY: descriptors inherited from the parent have no owner in this process yet; the caller's caller is the start
+    // of main, before any was opened that it does not name.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) })?;
     Ok(())
 }
 

@@ -194,7 +194,7 @@ impl<'a> Program<'a> {
         let error = process::exec(path, &self.args, &mut self.env, home);
         if self.own_init.is_some() && error.kind() == io::ErrorKind::NotFound {
             // A development build needs a loader that the container does not have: be init without executing it.
-            process::close_inherited_from(3).map_err(of(Step::CloseRange))?;
+            process::close_inherited_from(3, []).map_err(of(Step::CloseRange))?;
             let env = self.env.all().iter().map(CString::as_c_str).chain(home);
             let serve = || {
                 let env = env.map(CStr::to_owned).collect();

@@ -47,6 +47,8 @@ const ALLOWED_IN_PROC: [&str; 10] = [
 #[derive(Debug)]
 pub(super) struct RootPlan {
     root: Root,
+    /// The mount that our own program runs from, and where its file is on the host.
+    program: Option<(OwnedFd, CString)>,
     /// Where the configuration has the root, for hooks that look for it there.
     place: Option<CString>,
     readonly: bool,
@@ -168,8 +170,12 @@ impl RootPlan {
         let borrow = namespaces.user.is_some() || !corten_sys::users::initial();
         let hidden = |all: &[PathBuf]| all.iter().map(|p| Hidden::of(p)).collect::<Result<Vec<_>, _>>();
         let tiny = ["nr_blocks=1", "nr_inodes=1"].map(str::to_owned);
+        let program = plan.alone.and_then(|a| a.program);
+        let program = program.map(|p| Ok((p.mount.try_clone()?, p.path.clone()))).transpose();
+        let program = program.map_err(|e: io::Error| StepError::os("rootfs", "dup", &e))?;
         Ok(Self {
             root: Root::of(plan, namespaces)?,
+            program,
             place,
             readonly: plan.spec.root.as_ref().is_some_and(|r| r.readonly),
             entries,
@@ -197,6 +203,7 @@ impl RootPlan {
         corten_sys::process::unshare(corten_sys::process::namespace::MOUNT)
             .map_err(of(Step::PrivateMounts))?;
         mount::change_all(Propagation::Private).map_err(of(Step::PrivateMounts))?;
+        self.take_program();
         self.root.make(users)
     }
 
@@ -204,6 +211,7 @@ impl RootPlan {
     pub(super) fn prepare(&mut self, staged: bool) -> Outcome<Made<'_>> {
         if !staged {
             mount::change_all(Propagation::Private).map_err(of(Step::PrivateMounts))?;
+            self.take_program();
             self.root.make(None)?;
         }
         let plan: &Self = self;
@@ -217,6 +225,15 @@ impl RootPlan {
             devices::populate(root, dev.as_fd(), &plan.nodes)?;
         }
         Ok(made)
+    }
+
+    /// Attaches the mount of our own program in the old root, with which it will end. Left where it is it would end with
+    /// its last descriptor, only slower ([`corten_sys::program::ReadOnly`]).
+    fn take_program(&self) {
+        let Some((tree, path)) = &self.program else { return };
+        if let Ok(place) = rustix::fs::open(path.as_c_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            mount::attach(tree.as_fd(), place.as_fd()).ok();
+        }
     }
 
     fn attach_root(&self, tree: BorrowedFd<'_>) -> io::Result<()> {

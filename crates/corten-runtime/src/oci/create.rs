@@ -34,7 +34,7 @@ pub(super) fn create(context: &Context, given: &Arguments) -> Result<(), OciErro
     let draft = Draft::new(context, given, true)?;
     let door = draft.open_door();
     let door = door.map_err(|e| draft.abandon(e))?;
-    let launched = draft.launch("create", given, Some(door.as_fd()));
+    let launched = draft.launch(context, "create", given, Some(door.as_fd()));
     let launched = launched.map_err(|e| draft.abandon(e))?;
     let told = draft
         .terminal
@@ -88,7 +88,7 @@ pub(super) fn run(context: &Context, given: &Arguments) -> Result<i32, OciError>
         corten_sys::caps::adopt_orphans().map_err(OciError::io("prctl"))?;
     }
     let signals = if detach { None } else { Some(foreground::signals()?) };
-    let launched = draft.launch("run", given, None).map_err(|e| draft.abandon(e))?;
+    let launched = draft.launch(context, "run", given, None).map_err(|e| draft.abandon(e))?;
     let Launched { child, stdio, .. } = launched;
     let told = draft
         .terminal
@@ -238,6 +238,7 @@ impl Draft {
     /// Makes the groups and the first process. The record is on disk as soon as there is a process.
     fn launch(
         &self,
+        context: &Context,
         verb: &'static str,
         given: &Arguments,
         door: Option<BorrowedFd<'_>>,
@@ -254,7 +255,9 @@ impl Draft {
         let all = spec.hooks.clone().unwrap_or_default();
         let state = self.record.state();
         let born = |pid: i32| self.note(pid).map_err(|e| StepError::new("state", e.to_string()));
-        let alone = Alone { door, hooks: &all, state: &state, preserve: preserved(given)?, born: &born };
+        let preserve = preserved(given)?;
+        let program = context.program.as_ref();
+        let alone = Alone { door, hooks: &all, state: &state, preserve, program, born: &born };
         let answers = Answers::of(filter.as_ref(), &state);
         let plan = Plan {
             spec,

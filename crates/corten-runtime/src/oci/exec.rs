@@ -54,8 +54,14 @@ fn launch(container: &Container, process: &Process, given: &Arguments) -> Result
         filter.map_err(|e| step(StepError::new("seccomp", format!("unable to init seccomp: {e}"))))?;
     let (hooks, state, cgroup) = (Hooks::default(), container.record.state(), container.cgroup()?);
     let answers = Answers::of(filter.as_ref(), &state);
-    let alone =
-        Alone { door: None, hooks: &hooks, state: &state, preserve: preserved(given)?, born: &|_| Ok(()) };
+    let alone = Alone {
+        door: None,
+        hooks: &hooks,
+        state: &state,
+        preserve: preserved(given)?,
+        program: None,
+        born: &|_| Ok(()),
+    };
     let plan = ExecPlan {
         process,
         user: None,

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use corten_base::time::{now_ns, rfc3339_nano};
@@ -41,6 +42,11 @@ impl Log {
             self.file = Some(open.map_err(OciError::io(format_args!("open {}", path.display())))?);
         }
         Ok(())
+    }
+
+    /// The file's, if there is one.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
     }
 
     pub(super) fn error(&mut self, text: &str) {

@@ -47,7 +47,7 @@ pub fn main() -> i32 {
 
 /// Takes the socket and gets rid of everything else that was inherited.
 fn prepare() -> Option<OwnedFd> {
-    process::close_inherited_from(3).ok()?;
+    process::close_inherited_from(3, []).ok()?;
     let inherited = process::inherited(0)?;
     let socket = rustix::io::fcntl_dupfd_cloexec(&inherited, 3).ok()?;
     drop(inherited);

@@ -21,6 +21,68 @@ fn the_runtime_cannot_be_overwritten_through_proc_self_exe() {
     assert!(!out.is_empty(), "init's program could be opened for writing");
 }
 
+/// CVE-2019-5736, by a container with every capability: the runtime of the OCI command line runs from a read-only mount
+/// of its file. A process that has that file by way of `/proc` can neither write to it nor make the mount writable,
+/// nor mount it elsewhere; also when the runtime, which keeps it from being written to by running it, is gone.
+#[test]
+fn the_mount_that_the_runtime_runs_from_stays_read_only() {
+    if !privileged() {
+        return;
+    }
+    let everything = |c: &mut serde_json::Value| {
+        let all = json!(corten_runtime::spec::ALL_CAPABILITIES);
+        for set in ["bounding", "effective", "permitted"] {
+            c["process"]["capabilities"][set] = all.clone();
+        }
+    };
+    let b = Bundle::with(&["sh", "-c", "exec sleep 600"], everything);
+    let runtime = b.base.join("runtime");
+    std::fs::copy(env!("CARGO_BIN_EXE_corten-runtime"), &runtime).unwrap();
+    let before = std::fs::read(&runtime).unwrap();
+    let own = |args: &[&str]| {
+        let output = b.base.join("output");
+        let file = std::fs::File::create(&output).unwrap();
+        let mut command = std::process::Command::new(&runtime);
+        command.args(["oci", "--root", &b.path("root")]).args(args).stdin(std::process::Stdio::null());
+        let status = command.stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
+        (status.code(), std::fs::read_to_string(output).unwrap())
+    };
+    assert_eq!(own(&["create", "-b", &b.path("bundle"), &b.id]), (Some(0), String::new()));
+    let attack = "exec 9< /proc/1/exe || exit 1; touch /file; echo ready; while [ ! -e /go ]; do sleep 0.01; done; \
+                  file=/proc/self/fd/9; try() { \"$@\" 2> /dev/null && echo \"$@\"; }; \
+                  try sh -c 'echo evil > /proc/self/fd/9'; try sh -c 'echo evil >> /proc/self/fd/9'; \
+                  try busybox chmod 777 $file; try busybox mount -o remount,bind,rw $file; \
+                  try busybox mount --bind $file /file; try sh -c 'echo evil > /proc/self/fd/9'; echo done";
+    let spec = json!({
+        "args": ["sh", "-c", attack], "cwd": "/", "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"],
+        "capabilities": {
+            "bounding": corten_runtime::spec::ALL_CAPABILITIES,
+            "effective": corten_runtime::spec::ALL_CAPABILITIES,
+            "permitted": corten_runtime::spec::ALL_CAPABILITIES,
+        },
+    });
+    std::fs::write(b.base.join("process.json"), spec.to_string()).unwrap();
+    let said = std::thread::scope(|scope| {
+        let attacker = scope.spawn(|| own(&["exec", "-p", &b.path("process.json"), &b.id]));
+        let output = b.base.join("output");
+        while !std::fs::read_to_string(&output).unwrap_or_default().contains("ready")
+            && !attacker.is_finished()
+        {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        // The container's first process becomes its program; nobody runs the runtime for a moment.
+        let started = std::process::Command::new(&runtime)
+            .args(["oci", "--root", &b.path("root"), "start", &b.id])
+            .output()
+            .unwrap();
+        assert!(started.status.success(), "{started:?}");
+        std::fs::write(b.base.join("bundle/rootfs/go"), "").unwrap();
+        attacker.join().unwrap()
+    });
+    assert_eq!(said, (Some(0), "ready\ndone\n".to_owned()));
+    assert!(std::fs::read(&runtime).unwrap() == before, "overwritten");
+}
+
 /// CVE-2024-21626: a working directory by way of a leaked descriptor.
 #[test]
 fn no_descriptor_of_the_host_as_working_directory() {
