@@ -9,6 +9,9 @@
 //! A build is a [`job::Job`] under the reference that the client gave it. `Control.Solve` waits while the client drives
 //! the front end through the gateway, then exports what was returned.
 
+mod annotations;
+mod attest;
+mod caches;
 pub(crate) mod control;
 mod export;
 mod files;
@@ -17,6 +20,8 @@ mod job;
 mod progress;
 mod request;
 mod session;
+mod store;
+mod tree;
 
 use std::sync::Arc;
 

@@ -15,4 +15,4 @@ mod status;
 pub(crate) use client::{Channel, Sender};
 pub(crate) use message::Messages;
 pub(crate) use server::{Request, serve, stream, unary};
-pub(crate) use status::{Code, Status, base64};
+pub(crate) use status::{Code, Status, base64, base64_decode};

@@ -5,6 +5,7 @@ mod copy;
 mod fetch;
 mod kit;
 mod owner;
+mod remote_cache;
 mod run;
 mod stage;
 mod tree;
@@ -31,6 +32,8 @@ use crate::solve::Lazy;
 use crate::step::{Puller, StepRunner};
 pub use cache::{CacheEntry, CachePrune};
 pub(crate) use kit::explain;
+pub use kit::{INLINE_CACHE, ImageOptions};
+pub use remote_cache::{CacheStep, ImportedCache, LayerSource, RemoteCache};
 use stage::{Finished, Stage};
 
 /// Largest Dockerfile that is read.
@@ -338,7 +341,7 @@ struct Build<'a> {
     cancel: &'a Cancel,
     context: &'a Lazy<'a>,
     /// `--build-context`.
-    contexts: &'a BTreeMap<String, kit::Named<'a>>,
+    contexts: &'a BTreeMap<String, &'a kit::Named<'a>>,
     /// How a build by BuildKit's rules differs.
     kit: Option<kit::Kit<'a>>,
     work: &'a Work,

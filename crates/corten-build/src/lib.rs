@@ -21,12 +21,15 @@ mod request;
 mod solve;
 mod step;
 
-pub use builder::{Builder, CacheEntry, CachePrune};
+pub use builder::{
+    Builder, CacheEntry, CachePrune, CacheStep, INLINE_CACHE, ImageOptions, ImportedCache, LayerSource,
+    RemoteCache,
+};
 pub use config::apply_changes;
 pub use error::BuildError;
 pub use request::{BuildEvent, BuildRequest, StepLimits};
 pub use solve::{
-    BuildClient, Checked, ContextSource, FileSink, FileStat, FilesWanted, SolveError, SolveEvent,
-    SolveEventKind, SolveRequest, Solved, SolvedFiles, SourceFile, Warning,
+    BuildClient, Built, Checked, ContextSource, FileSink, FileStat, FilesWanted, Materials, SolveError,
+    SolveEvent, SolveEventKind, SolveRequest, Solved, SolvedFiles, SourceFile, Warning,
 };
 pub use step::{Puller, StepError, StepMount, StepRunner, StepSpec, StepStream};

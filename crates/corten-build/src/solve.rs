@@ -11,6 +11,7 @@ use corten_base::{Cancel, Digest, Platform};
 use corten_image::Layer;
 use corten_wire::oci_image::{ContainerConfig, History};
 
+use crate::builder::{CacheStep, ImportedCache};
 use crate::error::BuildError;
 use crate::request::StepLimits;
 use crate::step::{StepError, StepStream};
@@ -34,8 +35,8 @@ pub struct SolveRequest {
     pub build_args: BTreeMap<String, String>,
     /// `--label`.
     pub labels: BTreeMap<String, String>,
-    /// `--platform`.
-    pub platform: Option<Platform>,
+    /// `--platform`; empty for the host's.
+    pub platforms: Vec<Platform>,
     /// `--no-cache`: nothing, all stages (empty list), or these.
     pub no_cache: Option<Vec<String>>,
     /// `--pull`.
@@ -50,6 +51,8 @@ pub struct SolveRequest {
     pub cache_namespace: String,
     /// `SOURCE_DATE_EPOCH`: creation time of everything, seconds.
     pub epoch: Option<i64>,
+    /// `--cache-from`: steps of builds elsewhere.
+    pub caches: Vec<std::sync::Arc<ImportedCache>>,
 }
 
 /// Where the files of a context come from.
@@ -245,6 +248,40 @@ pub struct Solved {
     pub platform: Platform,
     /// When it was made, as in RFC 3339.
     pub created: String,
+    /// Steps that made it, for caches elsewhere.
+    pub steps: Vec<CacheStep>,
+    /// What the build as a whole was.
+    pub build: std::sync::Arc<Built>,
+}
+
+/// What is known of a build when it is done: what it stood on, and all of its steps.
+#[derive(Debug, Default)]
+pub struct Built {
+    /// The Dockerfile.
+    pub source: Option<std::sync::Arc<SourceFile>>,
+    /// Steps of all stages and platforms.
+    pub steps: Vec<CacheStep>,
+    /// What came from elsewhere.
+    pub materials: Materials,
+}
+
+/// What a build takes from elsewhere.
+#[derive(Debug, Clone, Default)]
+pub struct Materials {
+    /// Images by name and platform: what was found under that name.
+    pub images: BTreeMap<(String, String), Digest>,
+    /// Addresses: the content that came.
+    pub downloads: BTreeMap<String, Digest>,
+    /// Repositories: the commit that was checked out.
+    pub repositories: BTreeMap<String, String>,
+    /// The client's directories.
+    pub directories: std::collections::BTreeSet<String>,
+    /// Secrets by id, and whether the build goes on without.
+    pub secrets: BTreeMap<String, bool>,
+    /// Agents by id, and whether the build goes on without.
+    pub agents: BTreeMap<String, bool>,
+    /// A command could reach the network.
+    pub network: bool,
 }
 
 /// A build failed.

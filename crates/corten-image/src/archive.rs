@@ -5,6 +5,7 @@
 //! container (CVE-2018-15664, CVE-2021-41089); nothing of the container is ever loaded or executed
 //! (CVE-2019-14271).
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -197,6 +198,39 @@ pub fn export(root: BorrowedFd<'_>, out: &mut dyn Write, cancel: &Cancel) -> Res
     let mut writer = Writer::new(std::io::BufWriter::with_capacity(64 << 10, out));
     let dir = beneath::open(root, b"", beneath::DIR).map_err(|e| io_error("open", "/", e))?;
     Packer::new(&mut writer, PackOptions::default(), cancel).pack_children(dir.as_fd(), b"")?;
+    writer.finish()?.into_inner().map_err(|e| TarError::Write(e.into_error()))?;
+    Ok(())
+}
+
+/// One tree of [`export_parts`].
+#[derive(Debug)]
+pub struct Part<'a> {
+    /// Directory that it is below; empty for none.
+    pub name: &'a str,
+    /// The tree.
+    pub root: BorrowedFd<'a>,
+    /// Further files, by name.
+    pub extra: &'a BTreeMap<String, Vec<u8>>,
+}
+
+/// As [`export`], several trees.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_parts(parts: &[Part<'_>], out: &mut dyn Write, cancel: &Cancel) -> Result<(), ArchiveError> {
+    let mut writer = Writer::new(std::io::BufWriter::with_capacity(64 << 10, out));
+    for Part { name, root, extra } in parts {
+        let dir = beneath::open(*root, b"", beneath::DIR).map_err(|e| io_error("open", "/", e))?;
+        let prefix = if name.is_empty() { String::new() } else { format!("{name}/") };
+        let mut packer = Packer::new(&mut writer, PackOptions::default(), cancel);
+        if !name.is_empty() {
+            packer.pack_directory_entry(dir.as_fd(), prefix.as_bytes())?;
+        }
+        packer.pack_children(dir.as_fd(), prefix.as_bytes())?;
+        for (file, content) in *extra {
+            writer.append_bytes(&format!("{prefix}{file}"), 0o644, (0, 0), content)?;
+        }
+    }
     writer.finish()?.into_inner().map_err(|e| TarError::Write(e.into_error()))?;
     Ok(())
 }

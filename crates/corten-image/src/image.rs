@@ -218,7 +218,7 @@ pub struct ImportRequest {
 }
 
 /// What the builder makes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct NewImage {
     /// The configuration; `rootfs` is filled in from `layers`.
     pub config: ImageConfig,
@@ -231,4 +231,57 @@ pub struct NewImage {
     /// For the build cache: nobody sees it, until it gets a name or is made again without this. It stays until
     /// [`crate::Images::drop_cached`].
     pub cached: bool,
+    /// Of the manifest.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Several images of one name, and what is said about them.
+#[derive(Debug, Clone, Default)]
+pub struct NewIndex {
+    /// Images, each for a platform.
+    pub manifests: Vec<NewManifest>,
+    /// Of the index.
+    pub annotations: BTreeMap<String, String>,
+    /// Names.
+    pub references: Vec<Reference>,
+    /// See [`NewImage::cached`].
+    pub cached: bool,
+}
+
+/// One image of a [`NewIndex`].
+#[derive(Debug, Clone, Default)]
+pub struct NewManifest {
+    /// The configuration; `rootfs` is filled in from `layers`.
+    pub config: ImageConfig,
+    /// Layers, lowest first.
+    pub layers: Vec<Layer>,
+    /// Of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// Of its entry in the index.
+    pub entry_annotations: BTreeMap<String, String>,
+}
+
+/// What is to be said about an image of a [`NewIndex`]: by its place, and the entry that it got.
+pub type Statements<'a> = &'a dyn Fn(usize, &Descriptor) -> Vec<NewStatement>;
+
+/// A statement about an image of a [`NewIndex`].
+#[derive(Debug, Clone)]
+pub struct NewStatement {
+    /// Its type, an URI.
+    pub predicate_type: String,
+    /// An in-toto statement.
+    pub content: Vec<u8>,
+}
+
+/// Something in a registry that is no image.
+#[derive(Debug, Clone)]
+pub struct NewArtifact {
+    /// Blobs that are here.
+    pub blobs: Vec<Descriptor>,
+    /// A blob that is not.
+    pub config: Vec<u8>,
+    /// The manifest or index that lists them.
+    pub manifest: Vec<u8>,
+    /// Its type.
+    pub media_type: String,
 }

@@ -11,6 +11,7 @@
 //! one durable transaction, then the mirror is replaced.
 
 mod create;
+mod index;
 mod load;
 mod lookup;
 mod manifests;

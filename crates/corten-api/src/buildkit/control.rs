@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bollard_buildkit_proto::moby::buildkit::v1::frontend::{ReturnRequest, result};
 use bollard_buildkit_proto::moby::buildkit::v1::types::{BuildkitVersion, WorkerRecord};
 use bollard_buildkit_proto::moby::buildkit::v1::{
     DiskUsageRequest, DiskUsageResponse, InfoResponse, ListWorkersResponse, PruneRequest, SolveRequest,
@@ -12,9 +13,10 @@ use bollard_buildkit_proto::pb;
 use corten_base::Platform;
 use corten_build::{CacheEntry, CachePrune};
 
+use super::attest::{self, Provenance};
 use super::job::{Job, Jobs};
 use super::progress::{self, Progress};
-use super::{export, gateway};
+use super::{caches, export, gateway};
 use crate::body::Response;
 use crate::error::chain;
 use crate::grpc::{self, Code, Request, Status};
@@ -129,14 +131,13 @@ impl Drop for Over {
 async fn solve_within(
     services: &Arc<Services>,
     job: &Arc<Job>,
-    returned: tokio::sync::oneshot::Receiver<
-        bollard_buildkit_proto::moby::buildkit::v1::frontend::ReturnRequest,
-    >,
+    returned: tokio::sync::oneshot::Receiver<ReturnRequest>,
     request: &SolveRequest,
 ) -> Result<SolveResponse, Status> {
     let exporters = export::exporters(request);
     export::check(&exporters)?;
-    check_cache(request)?;
+    let cache = caches::exports(request.cache.as_ref().map_or(&[][..], |c| &c.exports))?;
+    let wanted = attest::wanted(&request.frontend_attrs)?;
     let has_definition = request.definition.as_ref().is_some_and(|d| !d.def.is_empty());
     if has_definition {
         return Err(Status::new(
@@ -146,8 +147,7 @@ async fn solve_within(
     }
     let result = if request.frontend.is_empty() {
         let gone = || Status::new(Code::Cancelled, "context canceled");
-        let request = returned.await.map_err(|_| gone())?;
-        gateway::returned(services, request)?
+        returned.await.map_err(|_| gone())?
     } else {
         let made = gateway::front_end(
             services,
@@ -157,31 +157,33 @@ async fn solve_within(
             &request.frontend_inputs,
         )
         .await?;
-        let request = bollard_buildkit_proto::moby::buildkit::v1::frontend::ReturnRequest {
-            result: Some(made),
-            error: None,
-        };
-        gateway::returned(services, request)?
+        ReturnRequest { result: Some(made), error: None }
     };
+    let several = matches!(
+        result.result.as_ref().and_then(|r| r.result.as_ref()),
+        Some(result::Result::Refs(_) | result::Result::RefsDeprecated(_))
+    );
+    let result = gateway::returned(services, result)?;
     let mut response = HashMap::new();
-    if let Some(solved) = result
-        && !exporters.is_empty()
-    {
-        let client = Arc::new(gateway::client(services, job, &HashMap::new()).await?);
-        for (number, exporter) in exporters.iter().enumerate() {
-            response.extend(export::export(services, job, &client, number, exporter, &solved).await?);
-        }
+    if result.is_empty() || (exporters.is_empty() && cache.is_empty()) {
+        return Ok(SolveResponse { exporter_response: response });
+    }
+    let client = Arc::new(gateway::client(services, job, &HashMap::new()).await?);
+    let provenance =
+        wanted.map(|wanted| Provenance::new(wanted, job.attributes(), &job.reference, job.started_ns));
+    let made = export::Made {
+        several: several || result.len() > 1,
+        results: result.into(),
+        provenance: provenance.map(Arc::new),
+        inline_cache: cache.iter().any(|c| c.inline),
+    };
+    for (number, exporter) in exporters.iter().enumerate() {
+        response.extend(export::export(services, job, &client, number, exporter, &made).await?);
+    }
+    for cache in &cache {
+        response.extend(cache.run(services, job, &client, &made.results).await?);
     }
     Ok(SolveResponse { exporter_response: response })
-}
-
-/// Caches elsewhere: `inline` is what every image of ours is, other kinds are refused in BuildKit's words.
-fn check_cache(request: &SolveRequest) -> Result<(), Status> {
-    let Some(cache) = &request.cache else { return Ok(()) };
-    match cache.exports.iter().find(|e| e.r#type != "inline") {
-        Some(e) => Err(Status::new(Code::Unknown, format!("unknown cache exporter: {:?}", e.r#type))),
-        None => Ok(()),
-    }
 }
 
 async fn disk_usage(

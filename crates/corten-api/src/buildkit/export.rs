@@ -1,23 +1,23 @@
 //! What becomes of a result: an image, files or an archive at the client, a push.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, Write};
 use std::sync::Arc;
 
-use bollard_buildkit_proto::fsutil::types::Stat;
 use bollard_buildkit_proto::moby::buildkit::v1::{Exporter, SolveRequest};
 use bollard_buildkit_proto::moby::filesync::v1::BytesMessage;
-use corten_base::{Digest, Reference};
-use corten_build::{Builder, Solved, SolvedFiles};
-use corten_image::{Image, LayerPhase, Progress, ProgressEvent};
+use corten_base::{Cancel, Digest, Reference};
+use corten_build::{ImageOptions, Solved};
+use corten_image::{Image, LayerPhase, NewStatement, Progress, ProgressEvent};
+use corten_wire::oci_image::{Descriptor, media_type};
 use http::HeaderMap;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use serde_json::json;
 
-use super::files::{self, FileSource};
+use super::annotations::{self, Annotation, Level};
 use super::job::Job;
 use super::session::{SessionClient, header_value};
+use super::tree::{Files, Part, Tree};
+use super::{attest, files};
 use crate::error::chain;
 use crate::grpc::{Code, Sender, Status, base64};
 use crate::services::Services;
@@ -25,9 +25,6 @@ use crate::services::Services;
 const FILE_SEND: &str = "/moby.filesync.v1.FileSend/DiffCopy";
 /// What one message of an archive carries.
 const BLOCK: usize = 1 << 20;
-/// Largest file that is read through the gateway.
-const READ: u64 = 16 << 20;
-const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// The exporters that a request names.
 pub(super) fn exporters(request: &SolveRequest) -> Vec<Exporter> {
@@ -59,21 +56,17 @@ pub(super) fn check(exporters: &[Exporter]) -> Result<(), Status> {
 fn refuse(key: &str, value: &str) -> Result<(), Status> {
     let on = matches!(value, "true" | "1");
     let refused = match key {
-        "push-by-digest" | "rewrite-timestamp" | "nydus" => on,
+        "push-by-digest" | "rewrite-timestamp" | "nydus" | "oci-artifact" => on,
         "compression" => value != "gzip" && !value.is_empty(),
-        "compression-level" | "force-compression" | "registry.insecure" | "name-canonical" => on,
+        "compression-level" | "force-compression" | "registry.insecure" => on,
         // Images are of the OCI's types here.
         "oci-mediatypes" | "tar" => matches!(value, "false" | "0"),
-        key => key.starts_with("annotation"),
+        _ => false,
     };
     match refused {
         true => Err(unknown(format!("exporter option {key}={value} is not supported by this daemon"))),
-        false => Ok(()),
+        false => Annotation::parse(key, value).map(|_| ()),
     }
-}
-
-fn disk(error: impl Into<io::Error>) -> Status {
-    unknown(error.into().to_string())
 }
 
 fn unknown(message: impl Into<String>) -> Status {
@@ -97,6 +90,16 @@ pub(super) fn config_of(solved: &Solved) -> Vec<u8> {
     serde_json::to_vec(&solved.image_config()).unwrap_or_default()
 }
 
+/// What a build made.
+pub(super) struct Made {
+    /// By platform.
+    pub(super) results: Arc<[Arc<Solved>]>,
+    /// An image for each platform, even if that is one.
+    pub(super) several: bool,
+    pub(super) provenance: attest::Shared,
+    pub(super) inline_cache: bool,
+}
+
 /// Exports a result in one way; answers with what the client wants to know of it.
 pub(super) async fn export(
     services: &Arc<Services>,
@@ -104,9 +107,9 @@ pub(super) async fn export(
     client: &Arc<SessionClient>,
     number: usize,
     exporter: &Exporter,
-    solved: &Arc<Solved>,
+    made: &Made,
 ) -> Result<HashMap<String, String>, Status> {
-    let export = Export { services, job, client, number, solved, attributes: &exporter.attrs };
+    let export = Export { services, job, client, number, made, attributes: &exporter.attrs };
     match exporter.r#type.as_str() {
         "local" => export.local().await,
         "tar" => export.tar().await,
@@ -120,7 +123,7 @@ struct Export<'a> {
     job: &'a Arc<Job>,
     client: &'a Arc<SessionClient>,
     number: usize,
-    solved: &'a Arc<Solved>,
+    made: &'a Made,
     attributes: &'a HashMap<String, String>,
 }
 
@@ -132,31 +135,77 @@ impl Export<'_> {
     /// Runs on a thread that may block.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Services, &Solved) -> Result<T, Status> + Send + 'static,
+        work: impl FnOnce(&Services, &[Arc<Solved>]) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
-        let (services, solved) = (Arc::clone(self.services), Arc::clone(self.solved));
-        let done = tokio::task::spawn_blocking(move || work(&services, &solved)).await;
+        let (services, results) = (Arc::clone(self.services), Arc::clone(&self.made.results));
+        let done = tokio::task::spawn_blocking(move || work(&services, &results)).await;
         done.map_err(Status::protocol)?
     }
 
-    async fn make(&self, names: Vec<Reference>, cached: bool) -> Result<Arc<Image>, Status> {
-        self.blocking(move |services, solved| {
-            services.builder.image_of(solved, names, cached).map_err(|e| unknown(chain(&e)))
+    /// Makes the image; with `cached` nobody sees it.
+    async fn make(
+        &self,
+        names: Vec<Reference>,
+        references: Vec<Reference>,
+        cached: bool,
+    ) -> Result<Arc<Image>, Status> {
+        let of_level = |level| annotations::of_level(self.attributes, level, &self.made.results);
+        let annotations = of_level(Level::Manifest)?;
+        let entry_annotations = of_level(Level::ManifestDescriptor)?;
+        let index_annotations = of_level(Level::Index)?.into_iter().next().unwrap_or_default();
+        let provenance = self.made.provenance.clone();
+        let index = self.made.several || provenance.is_some();
+        if !index && (!index_annotations.is_empty() || entry_annotations.iter().any(|a| !a.is_empty())) {
+            return Err(unknown("index annotations not supported for single platform export"));
+        }
+        let inline_cache = self.made.inline_cache;
+        self.blocking(move |services, results| {
+            let about = |place: usize, image: &Descriptor| -> Vec<NewStatement> {
+                let statement = |p: &Arc<attest::Provenance>| p.statement(&results[place], image, &names);
+                provenance.iter().map(statement).collect()
+            };
+            let options = ImageOptions {
+                references,
+                cached,
+                index,
+                inline_cache,
+                annotations,
+                entry_annotations,
+                index_annotations,
+                statements: Some(&about),
+            };
+            services.builder.image_of(results, options).map_err(|e| unknown(chain(&e)))
         })
         .await
     }
 
     async fn image(&self) -> Result<HashMap<String, String>, Status> {
-        let names = names(self.attributes)?;
+        let mut names = names(self.attributes)?;
+        let prefix = self.attributes.get("dangling-name-prefix").filter(|_| names.is_empty());
         let progress = &self.job.progress;
         let image = progress
             .vertex("exporting to image", async |vertex| {
                 progress.step(vertex, "exporting layers", false);
-                let image = self.make(names.clone(), false).await?;
+                let image = self.make(names.clone(), names.clone(), false).await?;
                 progress.step(vertex, "exporting layers", true);
-                progress.step(vertex, format!("writing image {}", image.id), true);
-                for name in &names {
+                if image.target.media_type == media_type::INDEX {
+                    progress.step(vertex, format!("exporting manifest list {}", image.id), true);
+                } else {
+                    progress.step(vertex, format!("writing image {}", image.id), true);
+                }
+                let further = match (prefix, self.flag("name-canonical")) {
+                    (Some(prefix), _) => vec![with_digest(prefix, &image)?],
+                    (None, true) => names.iter().map(|n| n.with_digest(image.id.clone())).collect(),
+                    (None, false) => Vec::new(),
+                };
+                for name in &further {
+                    self.services.images.tag(image.id.as_str(), name).map_err(|e| unknown(chain(&e)))?;
+                }
+                for name in names.iter().chain(&further) {
                     progress.step(vertex, format!("naming to {name}"), true);
+                }
+                if prefix.is_some() {
+                    names = further;
                 }
                 Ok(image)
             })
@@ -170,6 +219,16 @@ impl Export<'_> {
             }
         }
         Ok(about(&image, &names))
+    }
+
+    /// An image that was made for this export only may go.
+    async fn let_go(&self, image: &Arc<Image>) {
+        let id = image.id.clone();
+        let gone = self
+            .blocking(move |services, _| services.images.drop_cached(&[id]).map_err(|e| unknown(chain(&e))));
+        if let Err(error) = gone.await {
+            tracing::warn!(%error, "could not let go of an exported image");
+        }
     }
 
     async fn push(&self, name: &Reference, vertex: &Digest) -> Result<(), Status> {
@@ -210,8 +269,9 @@ impl Export<'_> {
                 let (sender, messages) = channel.stream(FILE_SEND, self.metadata()?)?;
                 let runtime = tokio::runtime::Handle::current();
                 let cancel = self.job.cancel.clone();
-                self.blocking(move |services, solved| {
-                    let mut source = Tree { files: Files::open(&services.builder, solved)?, cancel };
+                let parts = self.parts()?;
+                self.blocking(move |services, results| {
+                    let mut source = parts.open(services, results, cancel)?;
                     files::send(&mut source, sender, messages, &runtime)
                 })
                 .await?;
@@ -221,11 +281,28 @@ impl Export<'_> {
             .await
     }
 
+    /// How the results become files.
+    fn parts(&self) -> Result<Parts, Status> {
+        let split = match self.attributes.get("platform-split").map(String::as_str) {
+            None | Some("") => self.made.several,
+            Some("true" | "1") => true,
+            Some("false" | "0") if self.made.results.len() > 1 => {
+                let message = "exporter option platform-split=false is not supported by this daemon for results \
+                               of several platforms";
+                return Err(unknown(message));
+            }
+            Some("false" | "0") => false,
+            Some(other) => return Err(unknown(format!("non-bool value for platform-split: {other}"))),
+        };
+        // What clients want by themselves is for images only.
+        let provenance = self.made.provenance.clone().filter(|p| !p.wanted.inline_only);
+        Ok(Parts { split, provenance })
+    }
+
     async fn tar(&self) -> Result<HashMap<String, String>, Status> {
-        let cancel = self.job.cancel.clone();
-        self.stream("exporting to client tarball", self.metadata()?, move |services, solved, out| {
-            let files = services.builder.files_of(solved).map_err(|e| unknown(chain(&e)))?;
-            corten_image::archive::export(files.root(), out, &cancel).map_err(|e| unknown(chain(&e)))
+        let (cancel, parts) = (self.job.cancel.clone(), self.parts()?);
+        self.stream("exporting to client tarball", self.metadata()?, move |services, results, out| {
+            parts.open(services, results, cancel)?.tar(out)
         })
         .await?;
         Ok(HashMap::new())
@@ -234,7 +311,10 @@ impl Export<'_> {
     /// `oci` and `docker`: the archive that `docker save` writes is both.
     async fn archive(&self, kind: &str) -> Result<HashMap<String, String>, Status> {
         let names = names(self.attributes)?;
-        let image = self.make(Vec::new(), true).await?;
+        if kind == "docker" && self.made.results.len() > 1 {
+            return Err(unknown("docker exporter does not currently support exporting manifest lists"));
+        }
+        let image = self.make(names.clone(), Vec::new(), true).await?;
         let about = about(&image, &names);
         let mut metadata = self.metadata()?;
         for (key, value) in &about {
@@ -244,11 +324,14 @@ impl Export<'_> {
         }
         let cancel = self.job.cancel.clone();
         let title = format!("exporting to {kind} image format");
-        self.stream(&title, metadata, move |services, _, out| {
-            services.images.save_as(&image, names, out, &cancel).map_err(|e| unknown(chain(&e)))
-        })
-        .await?;
-        Ok(about)
+        let saved = Arc::clone(&image);
+        let sent = self
+            .stream(&title, metadata, move |services, _, out| {
+                services.images.save_as(&saved, names, out, &cancel).map_err(|e| unknown(chain(&e)))
+            })
+            .await;
+        self.let_go(&image).await;
+        sent.map(|()| about)
     }
 
     /// Sends what `write` writes.
@@ -256,7 +339,7 @@ impl Export<'_> {
         &self,
         title: &str,
         metadata: HeaderMap,
-        write: impl FnOnce(&Services, &Solved, &mut dyn Write) -> Result<(), Status> + Send + 'static,
+        write: impl FnOnce(&Services, &[Arc<Solved>], &mut dyn Write) -> Result<(), Status> + Send + 'static,
     ) -> Result<(), Status> {
         let progress = &self.job.progress;
         progress
@@ -265,9 +348,9 @@ impl Export<'_> {
                 let channel = self.client.main.channel(FILE_SEND)?;
                 let (sender, mut messages) = channel.stream(FILE_SEND, metadata)?;
                 let sent = self
-                    .blocking(move |services, solved| {
+                    .blocking(move |services, results| {
                         let mut out = Out { sender, block: Vec::with_capacity(BLOCK) };
-                        write(services, solved, &mut out)?;
+                        write(services, results, &mut out)?;
                         out.send().map_err(Status::gone)
                     })
                     .await;
@@ -282,6 +365,42 @@ impl Export<'_> {
                 Ok(())
             })
             .await
+    }
+}
+
+/// A name for an image that got none.
+fn with_digest(prefix: &str, image: &Image) -> Result<Reference, Status> {
+    let name = format!("{prefix}@{}", image.id);
+    name.parse().map_err(|e| unknown(format!("failed to parse {name}: {e}")))
+}
+
+/// How results become files.
+struct Parts {
+    /// Each in a directory of its own.
+    split: bool,
+    provenance: attest::Shared,
+}
+
+impl Parts {
+    fn open(&self, services: &Services, results: &[Arc<Solved>], cancel: Cancel) -> Result<Tree, Status> {
+        let mut parts = Vec::new();
+        for solved in results {
+            let name = if self.split { solved.platform.to_string().replace('/', "_") } else { String::new() };
+            let files = Files::open(&services.builder, solved)?;
+            let mut part = Part { name, files, extra: Default::default() };
+            if let Some(provenance) = &self.provenance {
+                let subjects = part.digests(&cancel)?;
+                let subjects = subjects
+                    .into_iter()
+                    .map(|(path, digest)| json!({ "name": path, "digest": { "sha256": digest.hex() } }))
+                    .collect();
+                let statement = provenance.file(solved, subjects);
+                part.extra.insert(provenance.wanted.filename.clone(), statement);
+            }
+            parts.push(part);
+        }
+        parts.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Tree { parts, cancel })
     }
 }
 
@@ -334,145 +453,4 @@ impl Write for Out {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// The files of a result. Links are resolved within it.
-pub(super) struct Files(SolvedFiles);
-
-impl Files {
-    pub(super) fn open(builder: &Builder, solved: &Solved) -> Result<Self, Status> {
-        builder.files_of(solved).map(Self).map_err(|e| unknown(chain(&e)))
-    }
-
-    fn at(&self, path: &str, flags: OFlags) -> Result<std::os::fd::OwnedFd, Status> {
-        let relative = path.trim_start_matches('/');
-        let relative = if relative.is_empty() { "." } else { relative };
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let opened =
-            rustix::fs::openat2(self.0.root(), relative, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
-        opened.map_err(|e| unknown(format!("open {path}: {}", io::Error::from(e))))
-    }
-
-    /// Reads a file, or `(offset, length)` of it.
-    pub(super) fn read(&self, path: &str, range: Option<(i64, i64)>) -> Result<Vec<u8>, Status> {
-        use std::io::{Seek, SeekFrom};
-        let mut file = std::fs::File::from(self.at(path, OFlags::RDONLY)?);
-        let failed = |e: io::Error| unknown(format!("read {path}: {e}"));
-        let (offset, length) = range.unwrap_or((0, 0));
-        file.seek(SeekFrom::Start(u64::try_from(offset).unwrap_or_default())).map_err(failed)?;
-        let limit = u64::try_from(length).ok().filter(|l| *l > 0).unwrap_or(READ).min(READ);
-        let mut data = Vec::new();
-        file.take(limit).read_to_end(&mut data).map_err(failed)?;
-        Ok(data)
-    }
-
-    pub(super) fn stat(&self, path: &str) -> Result<Stat, Status> {
-        let (parent, name) = path.trim_end_matches('/').rsplit_once('/').unwrap_or(("", path));
-        if matches!(name, "" | "." | "..") {
-            let mut found = stat(self.at(path, OFlags::PATH)?.as_fd(), "", ".").map_err(disk)?;
-            found.mode = files::to_go(found.mode);
-            return Ok(found);
-        }
-        let dir = self.at(parent, DIR)?;
-        let found = stat(dir.as_fd(), name, name);
-        let mut found = found.map_err(|e| unknown(format!("lstat {path}: {e}")))?;
-        found.mode = files::to_go(found.mode);
-        Ok(found)
-    }
-
-    /// Entries of a directory whose names fit a pattern.
-    pub(super) fn list(&self, path: &str, pattern: &str) -> Result<Vec<Stat>, Status> {
-        let matcher = corten_base::ignore::Ignore::from_patterns([pattern]).map_err(Status::protocol)?;
-        let dir = self.at(path, DIR)?;
-        let mut out = Vec::new();
-        for name in names_in(dir.as_fd()).map_err(disk)? {
-            if pattern.is_empty() || matcher.excludes(&name) {
-                let mut entry = stat(dir.as_fd(), &name, &name).map_err(disk)?;
-                entry.mode = files::to_go(entry.mode);
-                out.push(entry);
-            }
-        }
-        Ok(out)
-    }
-}
-
-/// Sorted names; those that are no UTF-8 cannot be told to a client.
-fn names_in(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
-    let mut out = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        if let Ok(name) = entry.file_name().to_str()
-            && !matches!(name, "." | "..")
-        {
-            out.push(name.to_owned());
-        }
-    }
-    out.sort_unstable();
-    Ok(out)
-}
-
-/// What the protocol says of a file; the mode is `st_mode`.
-fn stat(dir: BorrowedFd<'_>, name: &str, path: &str) -> io::Result<Stat> {
-    let s = match name {
-        "" => rustix::fs::fstat(dir)?,
-        name => rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?,
-    };
-    let linkname = match FileType::from_raw_mode(s.st_mode) {
-        FileType::Symlink => rustix::fs::readlinkat(dir, name, Vec::new())?.to_string_lossy().into_owned(),
-        _ => String::new(),
-    };
-    let seconds = s.st_mtime;
-    let nanos = i64::try_from(s.st_mtime_nsec).unwrap_or_default();
-    Ok(Stat {
-        path: path.to_owned(),
-        mode: s.st_mode,
-        uid: s.st_uid,
-        gid: s.st_gid,
-        size: s.st_size,
-        mod_time: seconds.saturating_mul(1_000_000_000).saturating_add(nanos),
-        linkname,
-        devmajor: i64::from(rustix::fs::major(s.st_rdev)),
-        devminor: i64::from(rustix::fs::minor(s.st_rdev)),
-        xattrs: HashMap::new(),
-    })
-}
-
-/// All files of a result for the client.
-struct Tree {
-    files: Files,
-    cancel: corten_base::Cancel,
-}
-
-impl FileSource for Tree {
-    fn walk(&mut self, each: &mut dyn FnMut(Stat) -> Result<(), Status>) -> Result<(), Status> {
-        walk(self.files.at("", DIR)?.as_fd(), "", &self.cancel, each)
-    }
-
-    fn open(&mut self, path: &str) -> io::Result<std::fs::File> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat2(self.files.0.root(), path, flags, Mode::empty(), resolve)?.into())
-    }
-}
-
-fn walk(
-    dir: BorrowedFd<'_>,
-    prefix: &str,
-    cancel: &corten_base::Cancel,
-    each: &mut dyn FnMut(Stat) -> Result<(), Status>,
-) -> Result<(), Status> {
-    for name in names_in(dir).map_err(disk)? {
-        if cancel.is_cancelled() {
-            return Err(Status::new(Code::Cancelled, "context canceled"));
-        }
-        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
-        let stat = stat(dir, &name, &path).map_err(disk)?;
-        let is_dir = FileType::from_raw_mode(stat.mode) == FileType::Directory;
-        each(stat)?;
-        if is_dir {
-            let child = rustix::fs::openat(dir, name.as_str(), DIR | OFlags::NOFOLLOW, Mode::empty());
-            walk(child.map_err(disk)?.as_fd(), &path, cancel, each)?;
-        }
-    }
-    Ok(())
 }

@@ -6,21 +6,25 @@ use std::sync::Arc;
 use bollard_buildkit_proto::moby::buildkit::v1::apicaps::ApiCap;
 use bollard_buildkit_proto::moby::buildkit::v1::frontend::{
     EvaluateRequest, EvaluateResponse, InputsResponse, PongResponse, ReadDirRequest, ReadDirResponse,
-    ReadFileRequest, ReadFileResponse, Ref, Result as GatewayResult, ReturnRequest, ReturnResponse,
+    ReadFileRequest, ReadFileResponse, Ref, RefMap, Result as GatewayResult, ReturnRequest, ReturnResponse,
     SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, WarnRequest, WarnResponse, result,
 };
 use bollard_buildkit_proto::pb;
 use corten_build::{SolveError, Solved};
+use corten_wire::oci_image::OciPlatform;
 
 use super::job::Job;
 use super::session::SessionClient;
-use super::{export, progress, request};
+use super::{caches, export, progress, request, tree};
 use crate::body::Response;
 use crate::grpc::{self, Code, Request, Status, base64};
 use crate::services::Services;
 
 /// The request of `docker build --check`.
 const CHECK: &str = "frontend.lint";
+/// Metadata of results: the configuration, and which platforms there are.
+const CONFIG: &str = "containerimage.config";
+const PLATFORMS: &str = "refs.platforms";
 /// What the gateway can do.
 const CAPABILITIES: [&str; 13] = [
     "solve.base",
@@ -38,7 +42,7 @@ const CAPABILITIES: [&str; 13] = [
     "gateway.evaluate",
 ];
 /// What clients want to know about builds.
-const LLB_CAPABILITIES: [&str; 16] = [
+const LLB_CAPABILITIES: [&str; 19] = [
     "source.image",
     "source.image.resolvemode",
     "source.local",
@@ -55,6 +59,9 @@ const LLB_CAPABILITIES: [&str; 16] = [
     "constraints",
     "platform",
     "exporter.multiple",
+    "exporter.image.annotations",
+    "exporter.image.attestations",
+    "exporter.sourcedateepoch",
 ];
 
 pub(super) async fn answer(services: Arc<Services>, method: &str, mut request: Request) -> Response {
@@ -89,17 +96,17 @@ pub(super) async fn answer(services: Arc<Services>, method: &str, mut request: R
         }),
         "ReadFile" => call!(ReadFileRequest, |message| {
             let range = message.range.map(|r| (r.offset, r.length));
-            let file = move |solved: &export::Files| solved.read(&message.file_path, range);
+            let file = move |solved: &tree::Files| solved.read(&message.file_path, range);
             let data = with_files(&services, message.r#ref.clone(), file).await;
             data.map(|data| ReadFileResponse { data })
         }),
         "ReadDir" => call!(ReadDirRequest, |message| {
-            let list = move |solved: &export::Files| solved.list(&message.dir_path, &message.include_pattern);
+            let list = move |solved: &tree::Files| solved.list(&message.dir_path, &message.include_pattern);
             let entries = with_files(&services, message.r#ref.clone(), list).await;
             entries.map(|entries| ReadDirResponse { entries })
         }),
         "StatFile" => call!(StatFileRequest, |message| {
-            let stat = move |solved: &export::Files| solved.stat(&message.path);
+            let stat = move |solved: &tree::Files| solved.stat(&message.path);
             let stat = with_files(&services, message.r#ref.clone(), stat).await;
             stat.map(|stat| StatFileResponse { stat: Some(stat) })
         }),
@@ -111,12 +118,12 @@ pub(super) async fn answer(services: Arc<Services>, method: &str, mut request: R
 async fn with_files<T: Send + 'static>(
     services: &Arc<Services>,
     id: String,
-    look: impl FnOnce(&export::Files) -> Result<T, Status> + Send + 'static,
+    look: impl FnOnce(&tree::Files) -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
     let services = Arc::clone(services);
     let looked = tokio::task::spawn_blocking(move || {
         let solved = services.buildkit.jobs.result(&id)?;
-        look(&export::Files::open(&services.builder, &solved)?)
+        look(&tree::Files::open(&services.builder, &solved)?)
     });
     looked.await.map_err(Status::protocol)?
 }
@@ -164,17 +171,16 @@ pub(super) async fn front_end(
     if attributes.get("requestid").is_some_and(|r| r == CHECK) {
         return check(services, job, request, client).await;
     }
-    for name in request::cache_imports(attributes) {
-        // As where a cache cannot be had: it is told, and the build goes on.
-        let refused = Status::new(Code::Unknown, "only steps that were built by this daemon are cached");
-        let title = format!("importing cache manifest from {name}");
-        job.progress.vertex(&title, async |_| Err::<(), _>(refused)).await.ok();
-    }
+    job.set_attributes(attributes);
+    let several = request::is_multi_platform(attributes, request.platforms.len())?;
+    let client = Arc::new(client);
+    let mut request = request;
+    request.caches = caches::import(services, job, &client, &caches::imports(attributes)?).await;
     let (builder, running) = (services.builder.clone(), Arc::clone(job));
     let closed = client.main.closed.clone();
     let building = tokio::task::spawn_blocking(move || {
         let say = |event| running.progress.event(event);
-        builder.solve(&request, &client, &client, &say, &running.cancel).map_err(|e| failure(&e))
+        builder.solve(&request, &*client, &*client, &say, &running.cancel).map_err(|e| failure(&e))
     });
     let mut building = std::pin::pin!(building);
     let solved = tokio::select! {
@@ -186,14 +192,38 @@ pub(super) async fn front_end(
         }
     };
     let solved = solved.map_err(Status::protocol)??;
-    let config = export::config_of(&solved);
-    let id = services.buildkit.jobs.keep(solved);
-    let reference = Ref { def: Some(request::definition_of(&id)), id };
-    Ok(GatewayResult {
-        metadata: [("containerimage.config".to_owned(), config)].into(),
-        attestations: HashMap::new(),
-        result: Some(result::Result::Ref(reference)),
-    })
+    Ok(made(services, solved, several))
+}
+
+/// The results under names by which clients hand them back.
+fn made(services: &Services, solved: Vec<Solved>, several: bool) -> GatewayResult {
+    let mut metadata = HashMap::new();
+    let (mut refs, mut platforms) = (HashMap::new(), Vec::new());
+    let mut only = None;
+    for one in solved {
+        let platform = one.platform.to_string();
+        let config = export::config_of(&one);
+        if several {
+            metadata.insert(format!("{CONFIG}/{platform}"), config);
+        } else {
+            metadata.insert(CONFIG.to_owned(), config);
+        }
+        platforms.push(serde_json::json!({ "ID": platform, "Platform": OciPlatform::from(&one.platform) }));
+        let id = services.buildkit.jobs.keep(one);
+        let reference = Ref { def: Some(request::definition_of(&id)), id };
+        if several {
+            refs.insert(platform, reference);
+        } else {
+            only = Some(reference);
+        }
+    }
+    metadata
+        .insert(PLATFORMS.to_owned(), serde_json::json!({ "Platforms": platforms }).to_string().into_bytes());
+    let result = match only {
+        Some(reference) => result::Result::Ref(reference),
+        None => result::Result::Refs(RefMap { refs }),
+    };
+    GatewayResult { metadata, attestations: HashMap::new(), result: Some(result) }
 }
 
 /// `docker build --check`.
@@ -323,21 +353,29 @@ fn failure(error: &SolveError) -> Status {
     status
 }
 
-/// The result that a front end returned; `None` where it returned nothing.
-pub(super) fn returned(services: &Services, request: ReturnRequest) -> Result<Option<Arc<Solved>>, Status> {
+/// The results that a front end returned, in the order of their platforms; none where it returned nothing.
+pub(super) fn returned(services: &Services, request: ReturnRequest) -> Result<Vec<Arc<Solved>>, Status> {
     if let Some(error) = request.error {
         return Err(error.into());
     }
-    let Some(result) = request.result else { return Ok(None) };
-    let id = match result.result {
-        None => return Ok(None),
-        Some(result::Result::RefDeprecated(id)) => id,
-        Some(result::Result::Ref(reference)) => reference.id,
-        Some(result::Result::RefsDeprecated(map)) if map.refs.is_empty() => return Ok(None),
-        Some(result::Result::Refs(map)) if map.refs.is_empty() => return Ok(None),
-        Some(_) => {
-            return Err(Status::new(Code::Unimplemented, "several results are not supported by this daemon"));
-        }
+    let Some(result) = request.result else { return Ok(Vec::new()) };
+    let order = order_of(result.metadata.get(PLATFORMS).map_or(&[], Vec::as_slice));
+    let place = |platform: &String| order.iter().position(|p| p == platform).unwrap_or(order.len());
+    let mut by_platform: Vec<(String, String)> = match result.result {
+        None => Vec::new(),
+        Some(result::Result::RefDeprecated(id)) => vec![(String::new(), id)],
+        Some(result::Result::Ref(reference)) => vec![(String::new(), reference.id)],
+        Some(result::Result::RefsDeprecated(map)) => map.refs.into_iter().collect(),
+        Some(result::Result::Refs(map)) => map.refs.into_iter().map(|(p, r)| (p, r.id)).collect(),
     };
-    if id.is_empty() { Ok(None) } else { services.buildkit.jobs.result(&id).map(Some) }
+    by_platform.sort_by_cached_key(|(p, _)| (place(p), p.clone()));
+    let ids = by_platform.into_iter().map(|(_, id)| id).filter(|id| !id.is_empty());
+    ids.map(|id| services.buildkit.jobs.result(&id)).collect()
+}
+
+/// The platforms in the order in which they were asked for.
+fn order_of(metadata: &[u8]) -> Vec<String> {
+    let known: serde_json::Value = serde_json::from_slice(metadata).unwrap_or_default();
+    let listed = known["Platforms"].as_array().map_or(&[][..], Vec::as_slice);
+    listed.iter().filter_map(|p| p["ID"].as_str().map(str::to_owned)).collect()
 }

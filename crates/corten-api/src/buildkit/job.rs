@@ -29,6 +29,9 @@ pub(super) struct Job {
     pub(super) progress: Progress,
     pub(super) cancel: Cancel,
     returned: Mutex<Option<oneshot::Sender<ReturnRequest>>>,
+    /// What the front end was asked.
+    attributes: Mutex<HashMap<String, String>>,
+    pub(super) started_ns: i128,
 }
 
 impl Job {
@@ -40,8 +43,19 @@ impl Job {
             progress: Progress::default(),
             cancel: Cancel::new(),
             returned: Mutex::new(Some(sender)),
+            attributes: Mutex::default(),
+            started_ns: corten_base::time::now_ns(),
         };
         (Arc::new(job), receiver)
+    }
+
+    /// Remembers what the front end is asked.
+    pub(super) fn set_attributes(&self, attributes: &HashMap<String, String>) {
+        self.attributes.lock().unwrap_or_else(PoisonError::into_inner).clone_from(attributes);
+    }
+
+    pub(super) fn attributes(&self) -> HashMap<String, String> {
+        self.attributes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The client says how its front end ended.

@@ -39,9 +39,7 @@ pub(super) fn read(
     };
     let mut contexts = BTreeMap::new();
     for (name, address) in with_prefix(attributes, "context:") {
-        // For one platform only; there is only one.
-        let name = name.split("::").next().unwrap_or(name).to_owned();
-        contexts.insert(context_name(&name), named_context(address, inputs, jobs)?);
+        contexts.insert(context_name(name), named_context(address, inputs, jobs)?);
     }
     let main = match contexts.remove("context") {
         Some(replaced) => replaced,
@@ -55,7 +53,7 @@ pub(super) fn read(
         contexts,
         target: text("target").to_owned(),
         labels: with_prefix(attributes, "label:").map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
-        platform: platform(text("platform"))?,
+        platforms: platforms(text("platform"))?,
         no_cache: attributes
             .get("no-cache")
             .map(|list| list.split(',').filter(|s| !s.is_empty()).map(str::to_owned).collect()),
@@ -74,20 +72,8 @@ pub(super) fn read(
         cache_namespace: text("build-arg:BUILDKIT_CACHE_MOUNT_NS").to_owned(),
         epoch,
         build_args,
+        caches: Vec::new(),
     })
-}
-
-/// What `--cache-from` names.
-pub(super) fn cache_imports(attributes: &Attributes) -> Vec<String> {
-    let list = attributes.get("cache-imports").map_or("[]", String::as_str);
-    let entries: Vec<serde_json::Value> = serde_json::from_str(list).unwrap_or_default();
-    let name = |entry: &serde_json::Value| {
-        let attribute = |name: &str| entry["Attrs"][name].as_str().map(str::to_owned);
-        attribute("ref").or_else(|| attribute("src")).or_else(|| entry["Type"].as_str().map(str::to_owned))
-    };
-    let old = attributes.get("cache-from").map_or("", String::as_str);
-    let old = old.split(',').filter(|n| !n.is_empty()).map(str::to_owned);
-    entries.iter().filter_map(name).chain(old).collect()
 }
 
 fn key<'a>(attributes: &'a Attributes, name: &str, default: &'a str) -> &'a str {
@@ -104,18 +90,6 @@ fn dockerfile_directory(attributes: &Attributes) -> Option<String> {
 }
 
 fn refuse_unsupported(attributes: &Attributes) -> Result<(), Status> {
-    if let Some((kind, _)) = with_prefix(attributes, "attest:").next() {
-        return Err(invalid(format!("attestations ({kind}) are not supported by this daemon")));
-    }
-    for (name, value) in [
-        ("multi-platform", "true"),
-        ("build-arg:BUILDKIT_MULTI_PLATFORM", "true"),
-        ("build-arg:BUILDKIT_MULTI_PLATFORM", "1"),
-    ] {
-        if attributes.get(name).is_some_and(|v| v == value) {
-            return Err(invalid("results for several platforms are not supported by this daemon"));
-        }
-    }
     for name in ["hostname", "build-arg:BUILDKIT_SANDBOX_HOSTNAME"] {
         if attributes.get(name).is_some_and(|v| !v.is_empty()) {
             return Err(invalid(format!("{name} is not supported by this daemon")));
@@ -124,9 +98,12 @@ fn refuse_unsupported(attributes: &Attributes) -> Result<(), Status> {
     Ok(())
 }
 
-/// A name as `FROM` and `--from` would say it.
+/// A name as `FROM` and `--from` would say it; `NAME::os/arch` is for that platform only.
 fn context_name(name: &str) -> String {
-    name.strip_suffix(":latest").unwrap_or(name).to_owned()
+    match name.split_once("::") {
+        Some((name, platform)) => format!("{}::{platform}", context_name(name)),
+        None => name.strip_suffix(":latest").unwrap_or(name).to_owned(),
+    }
 }
 
 fn main_context(
@@ -202,17 +179,32 @@ fn result_of(definition: &pb::Definition, jobs: &Jobs) -> Result<corten_build::S
     Ok((*jobs.result(&id)?).clone())
 }
 
-fn platform(text: &str) -> Result<Option<Platform>, Status> {
-    match text {
-        "" => Ok(None),
-        several if several.contains(',') => {
-            Err(invalid("results for several platforms are not supported by this daemon"))
+fn platforms(text: &str) -> Result<Vec<Platform>, Status> {
+    let mut out: Vec<Platform> = Vec::new();
+    for one in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let platform: Platform =
+            one.parse().map_err(|e| invalid(format!("failed to parse target platform {one}: {e}")))?;
+        let platform = platform.normalised();
+        if !out.contains(&platform) {
+            out.push(platform);
         }
-        one => {
-            let platform: Platform =
-                one.parse().map_err(|e| invalid(format!("failed to parse target platform {one}: {e}")))?;
-            Ok(Some(platform.normalised()))
+    }
+    Ok(out)
+}
+
+/// Whether the result is one for each platform, also where there is one only.
+pub(super) fn is_multi_platform(attributes: &Attributes, platforms: usize) -> Result<bool, Status> {
+    let key = ["multi-platform", "build-arg:BUILDKIT_MULTI_PLATFORM"]
+        .into_iter()
+        .find(|k| attributes.contains_key(*k));
+    let Some(key) = key else { return Ok(platforms > 1) };
+    match attributes[key].as_str() {
+        "" | "true" | "1" => Ok(true),
+        "false" | "0" if platforms > 1 => {
+            Err(invalid("conflicting config: returning multiple target platforms is not allowed"))
         }
+        "false" | "0" => Ok(false),
+        other => Err(invalid(format!("invalid boolean value for multi-platform: {other}"))),
     }
 }
 
@@ -288,17 +280,25 @@ mod tests {
     }
 
     #[test]
-    fn caches_elsewhere() {
-        let list = r#"[{"Type":"registry","Attrs":{"ref":"a:1"}},{"Type":"gha"}]"#;
-        let given = attributes(&[("cache-imports", list), ("cache-from", "b,c")]);
-        assert_eq!(cache_imports(&given), ["a:1", "gha", "b", "c"]);
+    fn several_platforms() {
+        let names = |text| platforms(text).unwrap().iter().map(Platform::to_string).collect::<Vec<_>>();
+        assert_eq!(names("linux/amd64,linux/aarch64,linux/arm64"), ["linux/amd64", "linux/arm64"]);
+        assert!(names("").is_empty());
+        for (pairs, count, want) in [
+            (&[][..], 2, Ok(true)),
+            (&[], 1, Ok(false)),
+            (&[("multi-platform", "true")], 1, Ok(true)),
+            (&[("multi-platform", "false")], 2, Err(())),
+        ] {
+            assert_eq!(is_multi_platform(&attributes(pairs), count).map_err(drop), want);
+        }
+        assert_eq!(context_name("a:latest::linux/amd64"), "a::linux/amd64");
     }
 
     #[test]
     fn what_cannot_be_done_is_refused() {
         for (pairs, want) in [
-            (&[("platform", "linux/amd64,linux/arm64")][..], "results for several platforms"),
-            (&[("attest:sbom", "")], "attestations (sbom) are not supported"),
+            (&[("platform", "linux/amd64,a/b/c/d")][..], "failed to parse target platform a/b/c/d"),
             (&[("context", "https://a.test/x.git#main")], "git repositories are not supported"),
             (&[("context:x", "git@a.test:x")], "git repositories are not supported"),
             (&[("ulimit", "x")], "invalid ulimit argument: x"),

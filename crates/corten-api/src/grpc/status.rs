@@ -23,6 +23,7 @@ pub(crate) enum Code {
     Cancelled = 1,
     Unknown = 2,
     NotFound = 5,
+    AlreadyExists = 6,
     ResourceExhausted = 8,
     Unimplemented = 12,
     Internal = 13,
@@ -121,6 +122,11 @@ impl From<google::rpc::Status> for Status {
 /// Bytes within the JSON of a detail.
 pub(crate) fn base64(bytes: &[u8]) -> String {
     BASE64_STANDARD.encode(bytes)
+}
+
+/// What [`base64`] made of bytes.
+pub(crate) fn base64_decode(text: &str) -> Option<Vec<u8>> {
+    BASE64_STANDARD.decode(text).ok()
 }
 
 #[cfg(test)]

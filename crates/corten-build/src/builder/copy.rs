@@ -68,7 +68,8 @@ impl Build<'_> {
             "{} {:?} {:?} {} {} {:?}",
             job.chown, spec.chmod, spec.exclude, spec.link, spec.parents, spec.unpack
         );
-        let (created_by, key) = if self.kit.is_some() {
+        let (created_by, key) = if let Some(kit) = &mut self.kit {
+            kit.alone = job.link;
             let created_by = described(name, spec, &word)?;
             let parts = serde_json::json!(["COPY", name, hash, job.destination, hidden]);
             let key = self.kit_key(stage, job.link, &parts);
@@ -129,10 +130,12 @@ impl Build<'_> {
             Some(finished) => finished.stage.as_ref().map(Stage::layers).unwrap_or_default(),
             None if self.contexts.contains_key(from) => return self.context_root(from),
             None => {
-                let image = self.base_image(from, None, false).map_err(|e| BuildError::Instruction {
-                    kind: e.kind(),
-                    message: format!("invalid from flag value {from}: {e}"),
-                })?;
+                let platform = self.request.platform.clone().filter(|_| self.kit.is_some());
+                let image =
+                    self.base_image(from, platform.as_ref(), false).map_err(|e| BuildError::Instruction {
+                        kind: e.kind(),
+                        message: format!("invalid from flag value {from}: {e}"),
+                    })?;
                 image.layers()
             }
         };
@@ -263,6 +266,12 @@ impl Build<'_> {
         let path = format!("download-{}", corten_base::Id::random().short());
         fetch::download(self.inner, url, &made, &path, self.cancel)?;
         let (_, hash) = tree::hash(made.as_fd(), &path, &Ignore::default(), self.cancel)?;
+        if let Some(kit) = &self.kit {
+            let digest = file_digest(&made, &path)?;
+            kit.shared.note(|m| {
+                m.downloads.insert(url.to_owned(), digest);
+            });
+        }
         let checksum = word(&spec.checksum)?;
         if !checksum.is_empty() {
             let wanted: Digest = checksum.parse().map_err(|e| BuildError::invalid(format!("{e}")))?;

@@ -14,26 +14,28 @@ mod receive;
 mod solved;
 mod steps;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use corten_base::{Cancel, Digest, Platform};
 use corten_image::{Layer, LayerPhase, ProgressEvent};
 use corten_wire::oci_image::History;
 
 use super::stage::{Finished, Stage};
-use super::{Build, Builder, Work, counted};
+use super::{Build, Builder, CacheStep, Work, counted};
 use crate::args::Args;
 use crate::dockerfile::{CheckOptions, Dockerfile, Instruction, check, rule_url};
 use crate::error::BuildError;
 use crate::request::{BuildEvent, BuildRequest};
 use crate::solve::{
-    BuildClient, Checked, Lazy, SolveError, SolveEvent, SolveEventKind, SolveRequest, Solved, SourceFile,
-    Warning,
+    BuildClient, Checked, Lazy, Materials, SolveError, SolveEvent, SolveEventKind, SolveRequest, Solved,
+    SourceFile, Warning,
 };
 use crate::step::Puller;
 
 pub(crate) use context::{KEPT, Named};
+pub use solved::{INLINE_CACHE, ImageOptions};
 
 /// What every stage of one build shares.
 pub(crate) struct Shared<'a> {
@@ -45,9 +47,57 @@ pub(crate) struct Shared<'a> {
     pub(crate) salt: String,
     /// Directories with files of the client that its next build will want again.
     pub(crate) kept: Mutex<Vec<context::Kept>>,
+    /// What the build took from elsewhere so far.
+    pub(crate) materials: Mutex<Materials>,
+    /// Keys of the steps that are running: who comes to the same step waits for its result.
+    running: Mutex<BTreeSet<String>>,
+    ran: Condvar,
 }
 
-impl Shared<'_> {
+impl<'a> Shared<'a> {
+    fn new(
+        request: &'a SolveRequest,
+        client: &'a dyn BuildClient,
+        say: &'a (dyn Fn(SolveEvent) + Sync),
+        cancel: &'a Cancel,
+    ) -> Self {
+        Self {
+            request,
+            client,
+            say,
+            cancel,
+            salt: corten_base::Id::random().to_string(),
+            kept: Mutex::default(),
+            materials: Mutex::default(),
+            running: Mutex::default(),
+            ran: Condvar::new(),
+        }
+    }
+
+    /// Notes what comes from elsewhere.
+    pub(crate) fn note(&self, note: impl FnOnce(&mut Materials)) {
+        note(&mut self.materials.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Waits until nobody else of this build is doing the step of this key.
+    pub(crate) fn claim(&self, key: &str) -> Result<(), BuildError> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        while running.contains(key) {
+            if self.cancel.is_cancelled() {
+                return Err(BuildError::Cancelled);
+            }
+            let waited = self.ran.wait_timeout(running, Duration::from_millis(100));
+            running = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        running.insert(key.to_owned());
+        Ok(())
+    }
+
+    fn unclaim(&self, key: &str) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.ran.notify_all();
+    }
+
     /// A vertex of this build by a text that is its own.
     pub(crate) fn vertex(&self, text: &str) -> Digest {
         Digest::of(format!("{}\0{text}", self.salt).as_bytes())
@@ -134,9 +184,20 @@ pub(crate) struct Kit<'a> {
     pub(crate) name: String,
     pub(crate) total: usize,
     pub(crate) count: usize,
+    /// The step does not look at what is below it.
+    pub(crate) alone: bool,
+    /// Key of the step that others wait for.
+    pub(crate) claimed: Option<String>,
 }
 
 impl Kit<'_> {
+    /// The step is over: others may look for its result.
+    pub(crate) fn unclaim(&mut self) {
+        if let Some(key) = self.claimed.take() {
+            self.shared.unclaim(&key);
+        }
+    }
+
     /// What a pull says.
     pub(crate) fn pulled(&self, event: &ProgressEvent) {
         let (Some(vertex), ProgressEvent::Layer { id, phase, bytes }) = (&self.vertex, event) else { return };
@@ -156,11 +217,13 @@ pub(crate) struct KitState {
     pub(crate) last: Option<Digest>,
     /// Arguments of the stage, for stages that stand on it.
     pub(crate) args: Option<Args>,
+    /// Steps that made it.
+    pub(crate) steps: Vec<CacheStep>,
 }
 
 impl Builder {
-    /// Builds with the builtin Dockerfile front end, by BuildKit's rules. Blocks until the end; `cancel` is set when
-    /// it fails.
+    /// Builds with the builtin Dockerfile front end, by BuildKit's rules: one result for each platform, in their
+    /// order. Blocks until the end; `cancel` is set when it fails.
     ///
     /// # Errors
     /// What is wrong, and where in the Dockerfile.
@@ -171,10 +234,9 @@ impl Builder {
         puller: &dyn Puller,
         say: &(dyn Fn(SolveEvent) + Sync),
         cancel: &Cancel,
-    ) -> Result<Solved, SolveError> {
+    ) -> Result<Vec<Solved>, SolveError> {
         let mut failed = None;
-        let salt = corten_base::Id::random().to_string();
-        let shared = Shared { request, client, say, cancel, salt, kept: Mutex::default() };
+        let shared = Shared::new(request, client, say, cancel);
         let solved = counted(|| {
             self.solve_within(&shared, puller).map_err(|e| {
                 let SolveError { error, place, vertex } = e;
@@ -202,8 +264,7 @@ impl Builder {
         say: &(dyn Fn(SolveEvent) + Sync),
         cancel: &Cancel,
     ) -> Result<Checked, SolveError> {
-        let salt = corten_base::Id::random().to_string();
-        let shared = Shared { request, client, say, cancel, salt, kept: Mutex::default() };
+        let shared = Shared::new(request, client, say, cancel);
         let work = Work::new(&self.inner.root)?;
         let sources = context::Sources::new(self, &shared, &work);
         let main = sources.main()?;
@@ -214,7 +275,7 @@ impl Builder {
         Ok(Checked { warnings, source })
     }
 
-    fn solve_within(&self, shared: &Shared<'_>, puller: &dyn Puller) -> Result<Solved, SolveError> {
+    fn solve_within(&self, shared: &Shared<'_>, puller: &dyn Puller) -> Result<Vec<Solved>, SolveError> {
         let work = Work::new(&self.inner.root)?;
         let sources = context::Sources::new(self, shared, &work);
         let main = sources.main()?;
@@ -225,30 +286,67 @@ impl Builder {
         if !shared.request.labels.is_empty() {
             super::add_labels(&mut file, &shared.request.labels);
         }
-        let target = shared.request.platform.clone().unwrap_or_else(Platform::host);
-        let given = shared.request.build_args.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
-        let classic = classic_request(shared.request);
+        let given: BTreeMap<_, _> =
+            shared.request.build_args.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
         let context = sources.context(main, ignore, graph::context_paths(&file));
         let contexts = sources.named()?;
-        let job = Job {
-            builder: self,
-            shared,
-            puller,
-            classic: &classic,
-            context: &context,
-            contexts: &contexts,
-            work: &work,
-            source,
-            target,
+        let targets = match &shared.request.platforms[..] {
+            [] => vec![None],
+            platforms => platforms.iter().map(|p| Some(p.clone())).collect(),
         };
-        job.run(&file, Args::new(given, &job.target))
+        let classic: Vec<BuildRequest> =
+            targets.iter().map(|t| classic_request(shared.request, t.clone())).collect();
+        let jobs: Vec<Job<'_>> = classic
+            .iter()
+            .map(|classic| {
+                let target = classic.platform.clone().unwrap_or_else(Platform::host);
+                Job {
+                    builder: self,
+                    shared,
+                    puller,
+                    classic,
+                    context: &context,
+                    contexts: context::for_platform(&contexts, &target),
+                    work: &work,
+                    source: Arc::clone(&source),
+                    target,
+                    several: targets.len() > 1,
+                }
+            })
+            .collect();
+        let mut failed: Option<SolveError> = None;
+        let mut done = Vec::new();
+        std::thread::scope(|scope| {
+            let (file, given) = (&file, &given);
+            let running: Vec<_> = jobs
+                .iter()
+                .map(|job| scope.spawn(move || job.run(file, Args::new(given.clone(), &job.target))))
+                .collect();
+            for running in running {
+                let ended = running
+                    .join()
+                    .unwrap_or_else(|_| Err(BuildError::invalid("the build of a platform panicked").into()));
+                match ended {
+                    Ok(finished) => done.push(finished),
+                    // What others say is that they were stopped.
+                    Err(e) if failed.as_ref().is_none_or(|f| matches!(*f.error, BuildError::Cancelled)) => {
+                        failed = Some(e);
+                    }
+                    Err(_) => {}
+                }
+            }
+        });
+        match failed {
+            Some(failed) => Err(failed),
+            None => Ok(solved::all_solved(shared, source, done)),
+        }
     }
 }
 
 /// The parts of a request that both kinds of builds have.
-fn classic_request(request: &SolveRequest) -> BuildRequest {
+fn classic_request(request: &SolveRequest, platform: Option<Platform>) -> BuildRequest {
     BuildRequest {
-        platform: request.platform.clone(),
+        platform,
         pull: request.pull,
         rm: true,
         force_rm: true,
@@ -270,17 +368,19 @@ fn at_line(error: BuildError, source: &Arc<SourceFile>) -> SolveError {
     SolveError { place, ..error.into() }
 }
 
-/// One build after its Dockerfile was read.
+/// The build for one platform, after the Dockerfile was read.
 struct Job<'a> {
     builder: &'a Builder,
     shared: &'a Shared<'a>,
     puller: &'a dyn Puller,
     classic: &'a BuildRequest,
     context: &'a Lazy<'a>,
-    contexts: &'a BTreeMap<String, Named<'a>>,
+    contexts: BTreeMap<String, &'a Named<'a>>,
     work: &'a Work,
     source: Arc<SourceFile>,
     target: Platform,
+    /// There are other platforms.
+    several: bool,
 }
 
 /// Stages that are done, and the first failure.
@@ -292,7 +392,8 @@ struct Board {
 }
 
 impl Job<'_> {
-    fn run(&self, file: &Dockerfile, mut args: Args) -> Result<Solved, SolveError> {
+    /// The target's stage, and the steps of all stages.
+    fn run(&self, file: &Dockerfile, mut args: Args) -> Result<(Stage, Vec<CacheStep>), SolveError> {
         let mut nobody = |_| {};
         let mut first = self.build(file, args.clone(), Vec::new(), &mut nobody);
         for command in &file.meta_args {
@@ -336,9 +437,11 @@ impl Job<'_> {
         if let Some(failed) = board.failed.take() {
             return Err(failed);
         }
+        let kits = board.done.iter().flatten().filter_map(|f| f.stage.as_ref()?.kit.as_ref());
+        let steps = kits.flat_map(|k| k.steps.iter().cloned()).collect();
         let stage = board.done[graph.target()].take().and_then(|f| f.stage);
         let stage = stage.ok_or_else(|| BuildError::invalid("the target stage was not built"))?;
-        Ok(solved::solved(stage, self.shared.request.epoch))
+        Ok((stage, steps))
     }
 
     fn at(&self, error: BuildError, lines: (usize, usize), vertex: Option<Digest>) -> SolveError {
@@ -359,7 +462,7 @@ impl Job<'_> {
             say,
             cancel: self.shared.cancel,
             context: self.context,
-            contexts: self.contexts,
+            contexts: &self.contexts,
             kit: None,
             work: self.work,
             args,
@@ -387,6 +490,10 @@ impl Job<'_> {
         };
         let mut nobody = |_| {};
         let mut build = self.build(file, args, finished, &mut nobody);
+        let name = match self.several {
+            true => format!("{} {name}", build.shown_platform(written)),
+            false => name,
+        };
         let no_cache = self.shared.request.no_cache.as_ref().is_some_and(|stages| {
             stages.is_empty() || stages.iter().any(|s| s.eq_ignore_ascii_case(&written.name))
         });
@@ -397,8 +504,13 @@ impl Job<'_> {
             name,
             total: graph::steps(written),
             count: 0,
+            alone: false,
+            claimed: None,
         });
         let done = build.kit_stage(written);
+        if let Some(kit) = &mut build.kit {
+            kit.unclaim();
+        }
         for id in std::mem::take(&mut build.kept) {
             build.remove_container(&id);
         }

@@ -19,7 +19,7 @@ use crate::config::{expand, join, shell};
 use crate::dockerfile::{CommandLine, Expander, MountKind, MountSpec, RunSpec, Sharing};
 use crate::error::{At, BuildError};
 use crate::request::BuildEvent;
-use crate::solve::SolveEventKind;
+use crate::solve::{Materials, SolveEventKind};
 use crate::step::{StepMount, StepSpec, StepStream};
 
 /// Where scripts of heredocs appear.
@@ -73,6 +73,13 @@ impl Build<'_> {
             for field in [&mut spec.target, &mut spec.source, &mut spec.from, &mut spec.id] {
                 *field = expand(expander, field, &get)?;
             }
+        }
+        if let Some(kit) = &self.kit {
+            let network = match run.network.as_str() {
+                "" | "default" => &self.request.network,
+                other => other,
+            };
+            kit.shared.note(|m| note_run(m, &specs, network));
         }
         let identity = self.mount_identity(&specs)?;
         let text = script.clone().unwrap_or_default();
@@ -176,8 +183,7 @@ impl Build<'_> {
             config: stage.config.clone(),
             ..ImageConfig::default()
         };
-        let new =
-            NewImage { config, layers: Vec::new(), parent: None, references: Vec::new(), cached: false };
+        let new = NewImage { config, ..NewImage::default() };
         Ok(self.inner.images.create_image(new)?)
     }
 
@@ -543,6 +549,23 @@ fn command_of(stage: &Stage, run: &RunSpec) -> (Vec<String>, Option<String>) {
 
 fn is_only_heredoc(text: &str) -> bool {
     text.starts_with("<<") && !text.contains(char::is_whitespace)
+}
+
+/// What a command takes from elsewhere.
+fn note_run(materials: &mut Materials, specs: &[MountSpec], network: &str) {
+    materials.network |= network != "none";
+    for spec in specs {
+        match spec.kind {
+            MountKind::Secret => {
+                materials.secrets.insert(secret_id(spec).to_owned(), !spec.required);
+            }
+            MountKind::Ssh => {
+                let id = if spec.id.is_empty() { "default" } else { &spec.id };
+                materials.agents.insert(id.to_owned(), !spec.required);
+            }
+            MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {}
+        }
+    }
 }
 
 fn secret_id(spec: &MountSpec) -> &str {

@@ -92,6 +92,23 @@ impl Build<'_> {
         platform: Option<&Platform>,
         always_pull: bool,
     ) -> Result<Arc<Image>, BuildError> {
+        let image = self.find_image(name, platform, always_pull)?;
+        if let Some(kit) = &self.kit {
+            let reference = name.parse::<Reference>()?.or_latest().to_string();
+            let platform = platform.cloned().unwrap_or_else(|| image.platform()).to_string();
+            kit.shared.note(|m| {
+                m.images.insert((reference, platform), image.id.clone());
+            });
+        }
+        Ok(image)
+    }
+
+    fn find_image(
+        &mut self,
+        name: &str,
+        platform: Option<&Platform>,
+        always_pull: bool,
+    ) -> Result<Arc<Image>, BuildError> {
         if !always_pull {
             match self.inner.images.resolve_for(name, platform) {
                 Ok(image) => return Ok(image),
@@ -291,7 +308,7 @@ impl Build<'_> {
             ..ImageConfig::default()
         };
         let parent = stage.image.as_ref().map(|i| i.id.clone());
-        let new = NewImage { config, layers, parent, references: Vec::new(), cached: false };
+        let new = NewImage { config, layers, parent, ..NewImage::default() };
         let image = self.inner.images.create_image(new)?;
         self.remember(key, &image)?;
         stage.image = Some(image);

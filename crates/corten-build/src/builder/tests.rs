@@ -522,7 +522,7 @@ fn claims_of_images_are_not_believed() {
         layers: base.layers(),
         parent: Some(base.id.clone()),
         references: vec!["poison:1".parse().unwrap()],
-        cached: false,
+        ..corten_image::NewImage::default()
     };
     bench.images.create_image(claim).unwrap();
     let built = bench.build(&[("Dockerfile", "FROM base:1\nRUN write /f good\n")], |_| {});

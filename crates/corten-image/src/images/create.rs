@@ -1,12 +1,13 @@
 //! Making images here: commit, import, and the builder's layers.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use corten_base::db::Commit;
 use corten_base::fs::Context;
-use corten_base::{Cancel, Platform, Reference, time};
+use corten_base::{Cancel, Digest, Platform, Reference, time};
 use corten_wire::oci_image::{Descriptor, History, ImageConfig, Manifest, OciPlatform, RootFs, media_type};
 
 use super::Images;
@@ -51,7 +52,7 @@ impl Images {
         let references = request.reference.into_iter().collect::<Vec<_>>();
         let name = references.first().map(|r| Reference::clone(r).or_latest().familiar());
         let image = self.record(
-            NewImage { config, layers: vec![layer], parent: None, references, cached: false },
+            NewImage { config, layers: vec![layer], references, ..NewImage::default() },
             true,
             &mut pins,
         )?;
@@ -94,7 +95,8 @@ impl Images {
             config.extra.insert("container".into(), request.container.into());
         }
         let references = request.reference.into_iter().collect();
-        let new = NewImage { config, layers, parent: Some(base.id.clone()), references, cached: false };
+        let new =
+            NewImage { config, layers, parent: Some(base.id.clone()), references, ..NewImage::default() };
         let image = self.record(new, true, &mut pins)?;
         self.publish_tags(&image);
         Ok(image)
@@ -140,6 +142,13 @@ impl Images {
         Ok(layer)
     }
 
+    /// Whether a layer is here, packed and unpacked.
+    #[must_use]
+    pub fn has_layer(&self, layer: &Layer) -> bool {
+        self.content().size(&layer.blob.digest) == Some(layer.blob.size)
+            && self.inner.snapshots.layer(&layer.diff_id).is_some()
+    }
+
     fn keep_loosely(&self, layer: &Layer) {
         self.content().pin_loosely(&layer.blob.digest);
         self.content().pin_loosely(&layer.diff_id);
@@ -165,7 +174,7 @@ impl Images {
         Ok(image)
     }
 
-    fn publish_tags(&self, image: &Image) {
+    pub(super) fn publish_tags(&self, image: &Image) {
         for tag in image.repo_tags() {
             self.event("tag", image.id.as_str(), &tag, Some(image));
         }
@@ -173,32 +182,58 @@ impl Images {
 
     /// Writes configuration and manifest, then the record.
     fn record(&self, new: NewImage, durable: bool, pins: &mut Pins) -> Result<Arc<Image>, ImageError> {
-        let NewImage { mut config, layers, parent, references, cached } = new;
+        let NewImage { mut config, layers, parent, references, cached, annotations } = new;
         for layer in &layers {
             pins.add(&layer.diff_id);
             pins.add(&layer.blob.digest);
         }
+        let target = self.put_manifest(&mut config, &layers, annotations, pins)?;
+        let id = target.digest.clone();
+        // A nameless image is a step of a build: after a power cut it may be missing, and is made again.
+        let durability = if durable { Commit::Durable } else { Commit::Lazy };
+        if durable {
+            let manifest = self.manifest(&target)?;
+            let blobs = layers.iter().map(|l| &l.blob.digest).chain([&manifest.config.digest, &id]);
+            self.content().sync(blobs)?;
+        }
+        let made = Made { manifests: vec![target.clone()], target, parent, references, cached };
+        self.record_made(made, durability)?;
+        for layer in &layers {
+            self.content().unpin_loosely(&layer.blob.digest);
+            self.content().unpin_loosely(&layer.diff_id);
+        }
+        self.get(&id).ok_or_else(|| ImageError::NotFound(id.to_string()))
+    }
+
+    /// Writes configuration and manifest of an image.
+    pub(super) fn put_manifest(
+        &self,
+        config: &mut ImageConfig,
+        layers: &[Layer],
+        annotations: BTreeMap<String, String>,
+        pins: &mut Pins,
+    ) -> Result<Descriptor, ImageError> {
         config.rootfs =
             RootFs { diff_ids: layers.iter().map(|l| l.diff_id.clone()).collect(), ..RootFs::default() };
-        let config_bytes = to_json(&config)?;
+        let config_bytes = to_json(config)?;
         let config_digest = self.content().put(&config_bytes, pins)?;
         let manifest = Manifest {
             schema_version: 2,
             media_type: media_type::MANIFEST.into(),
             config: Descriptor::new(media_type::CONFIG, config_digest, config_bytes.len() as u64),
             layers: layers.iter().map(|l| oci_layer(&l.blob)).collect(),
-            annotations: std::collections::BTreeMap::new(),
+            annotations,
             extra: serde_json::Map::new(),
         };
         let bytes = to_json(&manifest)?;
-        let id = self.content().put(&bytes, pins)?;
-        let target = Descriptor::new(media_type::MANIFEST, id.clone(), bytes.len() as u64);
-        // A nameless image is a step of a build: after a power cut it may be missing, and is made again.
-        let durability = if durable { Commit::Durable } else { Commit::Lazy };
-        if durable {
-            let blobs = layers.iter().map(|l| &l.blob.digest).chain([&manifest.config.digest, &id]);
-            self.content().sync(blobs)?;
-        }
+        let digest = self.content().put(&bytes, pins)?;
+        Ok(Descriptor::new(media_type::MANIFEST, digest, bytes.len() as u64))
+    }
+
+    /// Records an image that was made here.
+    pub(super) fn record_made(&self, made: Made, durability: Commit) -> Result<(), ImageError> {
+        let Made { target, manifests, parent, references, cached } = made;
+        let id = target.digest.clone();
         self.update_as(durability, |draft| {
             match draft.state.records.get(&id) {
                 // What was only in the cache becomes an image that is seen.
@@ -217,8 +252,8 @@ impl Images {
                 None => draft.put_image(
                     &id,
                     ImageRecord {
-                        manifests: vec![target.clone()],
-                        target: target.clone(),
+                        manifests,
+                        target,
                         parent: parent.filter(|p| *p != id),
                         dangling: references.is_empty() && !cached,
                         origins: Vec::new(),
@@ -232,12 +267,7 @@ impl Images {
                 draft.put_reference(&reference.or_latest(), &id)?;
             }
             Ok(())
-        })?;
-        for layer in &layers {
-            self.content().unpin_loosely(&layer.blob.digest);
-            self.content().unpin_loosely(&layer.diff_id);
-        }
-        self.get(&id).ok_or_else(|| ImageError::NotFound(id.to_string()))
+        })
     }
 
     /// A blob and an unpacked layer, made in one pass.
@@ -318,6 +348,16 @@ impl Images {
         let blob = Descriptor::new(media_type::LAYER_GZIP, digest, size);
         Ok(Some(Packed { layer: Layer { diff_id, blob }, members }))
     }
+}
+
+/// An image whose documents are written.
+pub(super) struct Made {
+    pub(super) target: Descriptor,
+    /// The first is the one for this host.
+    pub(super) manifests: Vec<Descriptor>,
+    pub(super) parent: Option<Digest>,
+    pub(super) references: Vec<Reference>,
+    pub(super) cached: bool,
 }
 
 struct Packed {

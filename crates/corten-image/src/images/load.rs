@@ -215,7 +215,7 @@ impl Images {
         Ok(names)
     }
 
-    fn manifest(&self, descriptor: &Descriptor) -> Result<Manifest, ImageError> {
+    pub(super) fn manifest(&self, descriptor: &Descriptor) -> Result<Manifest, ImageError> {
         let bytes = self.content().read(&descriptor.digest, MAX_DOCUMENT)?;
         match Document::parse(&descriptor.media_type, &bytes)? {
             Document::Manifest(manifest) => Ok(manifest),
@@ -427,14 +427,18 @@ impl Images {
 }
 
 /// The manifest for this host is what an image is where no platform is asked for.
-fn host_first(manifests: &mut [Descriptor]) {
+pub(super) fn host_first(manifests: &mut [Descriptor]) {
     let host = Platform::host();
     manifests.sort_by_key(|d| !d.platform.as_ref().is_some_and(|p| p.platform().matches(&host)));
 }
 
+/// Annotation of an entry of an index that is about another one, and its value.
+pub(super) const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+pub(super) const ATTESTATION: &str = "attestation-manifest";
+
 /// Entries of an index that describe how another entry was built.
 pub(super) fn is_attestation(descriptor: &Descriptor) -> bool {
-    descriptor.annotations.get("vnd.docker.reference.type").is_some_and(|t| t == "attestation-manifest")
+    descriptor.annotations.get(REFERENCE_TYPE).is_some_and(|t| t == ATTESTATION)
         || descriptor.platform.as_ref().is_some_and(|p| p.os == "unknown")
 }
 

@@ -13,11 +13,11 @@ use crate::content::Content;
 use crate::{Image, ImageError};
 
 /// Media type of an in-toto statement.
-const STATEMENT: &str = "application/vnd.in-toto+json";
+pub(super) const STATEMENT: &str = "application/vnd.in-toto+json";
 /// Annotation of a statement's layer.
-const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
+pub(super) const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
 /// Annotation of an attestation manifest: the manifest it is about.
-const ABOUT: &str = "vnd.docker.reference.digest";
+pub(super) const ABOUT: &str = "vnd.docker.reference.digest";
 /// A statement that is larger is not read (bills of materials have megabytes).
 const MAX_STATEMENT: u64 = 64 << 20;
 

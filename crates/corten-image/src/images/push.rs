@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::Images;
 use super::manifests::attestations_about;
 use super::pull::until_cancelled;
-use crate::{Image, ImageError, LayerPhase, Progress, ProgressEvent};
+use crate::{Image, ImageError, LayerPhase, NewArtifact, Progress, ProgressEvent};
 
 impl Images {
     /// Pushes a name, or all tags of a repository where the reference has no tag. With a platform only its
@@ -52,6 +52,52 @@ impl Images {
             self.event("push", &name.familiar(), &name.familiar_name(), Some(&image));
         }
         Ok(())
+    }
+
+    /// Pushes something that is no image: blobs that are here, one that is not, and the manifest that lists them.
+    ///
+    /// # Errors
+    /// `MissingBlob`, `Registry`, `Cancelled`.
+    pub async fn push_artifact(
+        &self,
+        client: &Client,
+        credentials: &Credentials,
+        reference: &Reference,
+        artifact: NewArtifact,
+        progress: &Progress,
+        cancel: &Cancel,
+    ) -> Result<(), ImageError> {
+        let repository = client.repository(reference, credentials);
+        let pushed = async {
+            for blob in artifact.blobs {
+                let task = BlobTask {
+                    path: self.content().path(&blob.digest),
+                    sources: self.mount_sources(reference, &blob.digest),
+                    repository: repository.clone(),
+                    id: blob.digest.to_string(),
+                    progress: progress.clone(),
+                    blob,
+                };
+                task.run().await?;
+            }
+            let (digest, size) = (Digest::of(&artifact.config), artifact.config.len() as u64);
+            if repository.has_blob(&digest).await?.is_none() {
+                let source = BlobSource::Bytes(artifact.config.into());
+                repository.push_blob(&digest, size, &source, None).await?;
+            }
+            let target = Target::of(reference);
+            repository.put_manifest(&target, &artifact.media_type, artifact.manifest.into()).await?;
+            Ok(())
+        };
+        until_cancelled(cancel, pushed).await?
+    }
+
+    /// The content of a blob.
+    ///
+    /// # Errors
+    /// `MissingBlob`.
+    pub fn open_blob(&self, digest: &Digest) -> Result<std::fs::File, ImageError> {
+        self.content().open_blob(digest)
     }
 
     fn names_to_push(&self, reference: &Reference) -> Result<Vec<(Reference, Arc<Image>)>, ImageError> {

@@ -204,7 +204,7 @@ fn three_layers(f: &Fixture) -> Arc<Image> {
             layers,
             parent: Some(base.id.clone()),
             references: vec![reference("three:1")],
-            cached: false,
+            ..NewImage::default()
         })
         .unwrap()
 }

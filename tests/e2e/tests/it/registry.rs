@@ -5,13 +5,13 @@ use std::process::{Child, Command, Stdio};
 use corten_testkit::Daemon;
 use corten_testkit::daemon::bin_dir;
 
-struct Registry {
+pub(crate) struct Registry {
     child: Child,
     _root: tempfile::TempDir,
 }
 
 impl Registry {
-    fn start(daemon: &Daemon, extra: &[&str]) -> Self {
+    pub(crate) fn start(daemon: &Daemon, extra: &[&str]) -> Self {
         let root = tempfile::tempdir().expect("set-up");
         let child = daemon
             .in_netns(bin_dir().join("corten"))

@@ -29,6 +29,26 @@ pub(crate) enum Named<'a> {
     Result(Box<Solved>),
 }
 
+/// The contexts that hold for a platform: of `NAME` and `NAME::os/arch` the latter.
+pub(crate) fn for_platform<'a>(
+    all: &'a BTreeMap<String, Named<'a>>,
+    platform: &Platform,
+) -> BTreeMap<String, &'a Named<'a>> {
+    let mut out = BTreeMap::new();
+    for (name, named) in all {
+        match name.split_once("::") {
+            None => {
+                out.entry(name.clone()).or_insert(named);
+            }
+            Some((name, of)) if of.parse::<Platform>().is_ok_and(|p| p.normalised() == *platform) => {
+                out.insert(name.to_owned(), named);
+            }
+            Some(_) => {}
+        }
+    }
+    out
+}
+
 impl Named<'_> {
     pub(crate) fn image(&self) -> Option<&str> {
         match self {
@@ -133,6 +153,9 @@ impl<'a> Sources<'a> {
         };
         let title = definition_title(request);
         self.shared.within(&title, Vec::new(), |vertex| {
+            self.shared.note(|m| {
+                m.directories.insert(from.clone());
+            });
             let mut follow = vec![filename.to_owned(), own_ignore.clone()];
             if let Some(parent) = filename.strip_suffix("Dockerfile") {
                 follow.push(format!("{parent}dockerfile"));
@@ -190,6 +213,9 @@ impl<'a> Sources<'a> {
         // The patterns are for the client; they are checked here, because its error would be hard to understand.
         Ignore::from_patterns(exclude.iter().map(String::as_str))
             .map_err(|e| BuildError::invalid(format!("failed parsing .dockerignore: {e}")))?;
+        self.shared.note(|m| {
+            m.directories.insert(name.to_owned());
+        });
         let loaded = self.shared.within(title, Vec::new(), |vertex| {
             let wanted = FilesWanted { directory: name, exclude, follow };
             let directory = match self.kept(&wanted)? {
@@ -311,7 +337,8 @@ impl Build<'_> {
                 Ok(Files::plain(files.fd()?.try_clone_to_owned().at("duplicate", name)?))
             }
             Some(Named::Image(image)) => {
-                let layers = self.base_image(image, None, false)?.layers();
+                let platform = self.request.platform.clone();
+                let layers = self.base_image(image, platform.as_ref(), false)?.layers();
                 self.files_of(&layers)
             }
             Some(Named::Result(solved)) => self.files_of(&solved.layers),

@@ -1,19 +1,34 @@
 //! The result of a build: complete history, and what is made of it.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 
+use base64::Engine as _;
 use corten_base::{Reference, time};
-use corten_image::{Image, NewImage};
-use corten_wire::oci_image::{History, ImageConfig};
+use corten_image::{Image, NewImage, NewIndex, NewManifest, Statements};
+use corten_wire::oci_image::{Descriptor, History, ImageConfig};
 
+use super::super::RemoteCache;
 use super::super::stage::Stage;
-use super::Builder;
+use super::{Builder, CacheStep, Shared};
 use crate::error::BuildError;
-use crate::solve::{Solved, SolvedFiles};
+use crate::solve::{Built, Solved, SolvedFiles, SourceFile};
+
+/// The results for all platforms.
+pub(crate) fn all_solved(
+    shared: &Shared<'_>,
+    source: Arc<SourceFile>,
+    done: Vec<(Stage, Vec<CacheStep>)>,
+) -> Vec<Solved> {
+    let materials = std::mem::take(&mut *shared.materials.lock().unwrap_or_else(PoisonError::into_inner));
+    let (stages, steps): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+    let build = Arc::new(Built { source: Some(source), steps: steps.concat(), materials });
+    stages.into_iter().map(|s| solved(s, shared.request.epoch, &build)).collect()
+}
 
 /// The result of a stage. Entries of the history that made no layer get the time of the first layer after them, or
 /// of the last before, so that the same build makes the same image again.
-pub(crate) fn solved(mut stage: Stage, epoch: Option<i64>) -> Solved {
+fn solved(mut stage: Stage, epoch: Option<i64>, build: &Arc<Built>) -> Solved {
     let kit = stage.kit.take().unwrap_or_default();
     let mut history = kit.history;
     let created = fill_times(&mut history, epoch);
@@ -24,6 +39,8 @@ pub(crate) fn solved(mut stage: Stage, epoch: Option<i64>) -> Solved {
         author: stage.author,
         platform: stage.platform,
         created,
+        steps: kit.steps,
+        build: Arc::clone(build),
     }
 }
 
@@ -64,21 +81,77 @@ impl Solved {
     }
 }
 
+/// How an image is made of results. Lists of annotations are by result.
+#[derive(Default)]
+pub struct ImageOptions<'a> {
+    /// Names.
+    pub references: Vec<Reference>,
+    /// Nobody sees it.
+    pub cached: bool,
+    /// An index, also of one image.
+    pub index: bool,
+    /// The image carries the records of the steps that made it.
+    pub inline_cache: bool,
+    /// Of the manifests.
+    pub annotations: Vec<BTreeMap<String, String>>,
+    /// Of their entries in the index.
+    pub entry_annotations: Vec<BTreeMap<String, String>>,
+    /// Of the index.
+    pub index_annotations: BTreeMap<String, String>,
+    /// What is said about an image, by its place; for an index only.
+    pub statements: Option<Statements<'a>>,
+}
+
+impl std::fmt::Debug for ImageOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImageOptions").field("references", &self.references).finish_non_exhaustive()
+    }
+}
+
+/// Field of an image's configuration with records of a cache.
+pub const INLINE_CACHE: &str = "moby.buildkit.cache.v0";
+
 impl Builder {
-    /// Makes an image of a result and gives it names; with `cached` nobody sees it.
+    /// Makes an image of results, an index where they are several or something is said about them.
     ///
     /// # Errors
     /// The image store.
     pub fn image_of(
         &self,
-        solved: &Solved,
-        references: Vec<Reference>,
-        cached: bool,
+        results: &[Arc<Solved>],
+        options: ImageOptions<'_>,
     ) -> Result<Arc<Image>, BuildError> {
-        let config = solved.image_config();
-        let layers = solved.layers.clone();
-        let new = NewImage { config, layers, parent: None, references, cached };
-        Ok(self.inner.images.create_image(new)?)
+        let ImageOptions { references, cached, .. } = options;
+        let annotated =
+            |kind: &[BTreeMap<String, String>], n: usize| kind.get(n).cloned().unwrap_or_default();
+        let mut manifests = Vec::new();
+        for (n, solved) in results.iter().enumerate() {
+            let mut config = solved.image_config();
+            let layers = solved.layers.clone();
+            if options.inline_cache
+                && let Some(records) = RemoteCache::inline(&solved.steps, &layers)
+            {
+                let records = base64::engine::general_purpose::STANDARD.encode(records);
+                config.extra.insert(INLINE_CACHE.into(), records.into());
+            }
+            manifests.push(NewManifest {
+                config,
+                layers,
+                annotations: annotated(&options.annotations, n),
+                entry_annotations: annotated(&options.entry_annotations, n),
+            });
+        }
+        let images = &self.inner.images;
+        if !options.index
+            && let [_] = &manifests[..]
+            && let Some(NewManifest { config, layers, annotations, .. }) = manifests.pop()
+        {
+            let new = NewImage { config, layers, parent: None, references, cached, annotations };
+            return Ok(images.create_image(new)?);
+        }
+        let new = NewIndex { manifests, annotations: options.index_annotations, references, cached };
+        let nothing = |_: usize, _: &Descriptor| Vec::new();
+        Ok(images.create_index(new, options.statements.unwrap_or(&nothing))?)
     }
 
     /// The files of a result, for exporters.

@@ -9,7 +9,7 @@ use corten_wire::oci_image::{History, ImageConfig};
 
 use super::super::cache::{CACHE, CacheRecord};
 use super::super::stage::Stage;
-use super::super::{Build, tree};
+use super::super::{Build, CacheStep, tree};
 use super::{KitState, explain};
 use crate::config::expand;
 use crate::dockerfile::{Command, Expander, Instruction, parse_trigger};
@@ -56,6 +56,10 @@ impl Build<'_> {
         let shown = self.shown(stage, command);
         let vertex = self.start(&format!("{prefix}{shown}"), last.into_iter().collect());
         let done = self.dispatch(stage, command);
+        if let Some(kit) = &mut self.kit {
+            kit.unclaim();
+            kit.alone = false;
+        }
         self.end(&vertex, done.as_ref().err());
         if done.is_ok() {
             stage.kit_mut().last = Some(vertex);
@@ -129,7 +133,7 @@ impl Build<'_> {
         if is_named && let Some(stage) = self.context_stage(base, &platform)? {
             return Ok(stage);
         }
-        let wanted = self.contexts.get(base).and_then(super::Named::image).unwrap_or(base).to_owned();
+        let wanted = self.contexts.get(base).and_then(|n| n.image()).unwrap_or(base).to_owned();
         let reference = wanted.parse::<corten_base::Reference>().map(|r| r.or_latest().to_string());
         let reference = reference.unwrap_or_else(|_| wanted.clone());
         let image = self.metadata(&wanted, &reference, asked)?;
@@ -181,12 +185,14 @@ impl Build<'_> {
     ) -> Result<(), BuildError> {
         let now = time::now_ns();
         let made_layer = layer.is_some();
+        let alone = self.kit.as_ref().is_some_and(|k| k.alone);
         let kit = stage.kit_mut();
         kit.layers.extend(layer);
         if key.is_empty() {
             kit.history.push(entry(created_by, true, None));
             return Ok(());
         }
+        kit.note_step(key, alone, made_layer, i64::try_from(now).unwrap_or(i64::MAX));
         kit.history.push(entry(created_by, !made_layer, Some(now)));
         let carrier = self.carrier(stage)?;
         let record = CacheRecord {
@@ -216,15 +222,18 @@ impl Build<'_> {
         if key.is_empty() || kit.no_cache {
             return Ok(false);
         }
-        let Some(mut record) = self.inner.db.get(CACHE, key)? else { return Ok(false) };
-        let Some(image) = self.inner.images.get(&record.image) else { return Ok(false) };
-        let layers = image.layers();
-        let state = stage.kit_mut();
-        if record.layer {
-            let Some(layer) = layers.last() else { return Ok(false) };
-            state.layers.push(layer.clone());
+        kit.shared.claim(key)?;
+        if let Some(kit) = &mut self.kit {
+            kit.claimed = Some(key.to_owned());
         }
+        let Some((mut record, layer)) = self.known_step(stage, key, created_by)? else { return Ok(false) };
+        let alone = self.kit.as_ref().is_some_and(|k| k.alone);
+        let state = stage.kit_mut();
+        state.layers.extend(layer);
+        state.note_step(key, alone, record.layer, record.created_ns);
         state.history.push(entry(created_by.to_owned(), !record.layer, Some(i128::from(record.created_ns))));
+        let Some(kit) = &mut self.kit else { return Ok(false) };
+        kit.unclaim();
         if let Some(vertex) = &kit.vertex {
             kit.shared.tell(vertex, SolveEventKind::Cached);
         }
@@ -234,6 +243,68 @@ impl Build<'_> {
         record.uses = record.uses.saturating_add(1);
         self.inner.db.write::<_, DbError>(Commit::Lazy, |w| w.put(CACHE, key, &record))?;
         Ok(true)
+    }
+
+    /// What is recorded of a step here, or in a cache elsewhere, and its layer if it made one.
+    fn known_step(
+        &self,
+        stage: &Stage,
+        key: &str,
+        created_by: &str,
+    ) -> Result<Option<(CacheRecord, Option<Layer>)>, BuildError> {
+        if let Some(record) = self.inner.db.get(CACHE, key)?
+            && let Some(image) = self.inner.images.get(&record.image)
+        {
+            let layer = image.layers().pop();
+            return Ok(match record.layer {
+                true => layer.map(|l| (record, Some(l))),
+                false => Some((record, None)),
+            });
+        }
+        let Some(kit) = &self.kit else { return Ok(None) };
+        let vertex = kit.vertex.clone();
+        let mut progress = |id: &str, current: u64, total: u64| {
+            let (Some(vertex), done) = (&vertex, current == total) else { return };
+            let what = SolveEventKind::Progress { id: id.to_owned(), current, total, done };
+            kit.shared.tell(vertex, what);
+        };
+        for cache in &kit.shared.request.caches {
+            let Some(step) = cache.step(key, &stage.layers()) else { continue };
+            // A cache that cannot be read is none.
+            let layer = match cache.bring(&self.inner.images, step.layer, &mut progress, self.cancel) {
+                Ok(layer) => layer,
+                Err(BuildError::Cancelled) => return Err(BuildError::Cancelled),
+                Err(error) => {
+                    tracing::warn!(error = %explain(&error), "a layer of a cache elsewhere");
+                    continue;
+                }
+            };
+            let record = CacheRecord {
+                image: Digest::of(b""),
+                created_ns: step.created_ns,
+                layer: layer.is_some(),
+                step: created_by.to_owned(),
+                used_ns: 0,
+                uses: 0,
+            };
+            return Ok(Some((record, layer)));
+        }
+        Ok(None)
+    }
+
+    /// The platform of a stage, and the one that is built for where that is another.
+    pub(crate) fn shown_platform(&self, written: &crate::dockerfile::Stage) -> String {
+        let expander = Expander { escape: self.escape };
+        let text = expand(expander, &written.platform, &|n| self.args.meta_value(n)).unwrap_or_default();
+        match text.parse::<Platform>().map(Platform::normalised) {
+            Ok(own) if own != self.platform && own.os == self.platform.os => {
+                let target = self.platform.to_string();
+                let architecture = target.split_once('/').map_or("", |(_, a)| a);
+                format!("{own}->{architecture}")
+            }
+            Ok(own) if own != self.platform => format!("{own}->{}", self.platform),
+            _ => self.platform.to_string(),
+        }
     }
 
     /// Identity of a step by what it stands on and what goes into it.
@@ -256,7 +327,7 @@ impl Build<'_> {
             ..ImageConfig::default()
         };
         let layers = stage.layers();
-        let new = NewImage { config, layers, parent: None, references: Vec::new(), cached: true };
+        let new = NewImage { config, layers, cached: true, ..NewImage::default() };
         Ok(self.inner.images.create_image(new)?)
     }
 
@@ -280,6 +351,18 @@ impl Build<'_> {
     }
 }
 
+impl KitState {
+    /// Notes a step that made a layer, the last one, or changed nothing.
+    fn note_step(&mut self, key: &str, alone: bool, layer: bool, created_ns: i64) {
+        let chain = match (alone, layer) {
+            (false, _) => self.layers.clone(),
+            (true, true) => self.layers.last().cloned().into_iter().collect(),
+            (true, false) => Vec::new(),
+        };
+        self.steps.push(CacheStep { key: key.to_owned(), chain, alone, created_ns });
+    }
+}
+
 fn is_step(instruction: &Instruction) -> bool {
     matches!(
         instruction,
@@ -295,7 +378,7 @@ pub(crate) fn on_image(image: &Arc<Image>, platform: Platform, vertex: Option<Di
         layers: image.layers(),
         history: image.config.history.clone(),
         last: vertex,
-        args: None,
+        ..KitState::default()
     });
     stage
 }

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use corten_base::Cancel;
+use corten_wire::oci_image::Descriptor;
 
 use super::super::tests::{Bench, NoRegistry, bench};
+use super::super::{ImportedCache, LayerSource, RemoteCache};
+use super::ImageOptions;
 use crate::error::BuildError;
 use crate::solve::{
     BuildClient, ContextSource, FileSink, FileStat, FilesWanted, SolveError, SolveEvent, SolveEventKind,
@@ -67,7 +70,7 @@ impl BuildClient for Client {
 
 struct Outcome {
     events: Vec<SolveEvent>,
-    result: Result<Solved, SolveError>,
+    result: Result<Vec<Solved>, SolveError>,
 }
 
 impl Outcome {
@@ -98,7 +101,7 @@ impl Outcome {
     }
 
     fn solved(&self) -> &Solved {
-        self.result.as_ref().unwrap_or_else(|e| panic!("{}", e.text()))
+        &self.result.as_ref().unwrap_or_else(|e| panic!("{}", e.text()))[0]
     }
 }
 
@@ -159,7 +162,10 @@ fn only_what_is_needed_runs_and_the_same_again_is_cached() {
     let again = solve(&bench, &client, |_| {});
     assert_eq!(again.cached(), first.cached() + 4);
     assert_eq!(client.sent.lock().unwrap().concat(), "Dockerfile.dockerignore", "x is here already");
-    let image = |s: &Solved| bench.builder.image_of(s, Vec::new(), true).unwrap().id.clone();
+    let image = |s: &Solved| {
+        let options = ImageOptions { cached: true, ..ImageOptions::default() };
+        bench.builder.image_of(&[Arc::new(s.clone())], options).unwrap().id.clone()
+    };
     assert_eq!(image(again.solved()), image(first.solved()));
     assert_eq!(bench.images.count(), 1, "steps are no images");
     let other = solve(&bench, &client, |r| r.build_args = [("X".to_owned(), "2".to_owned())].into());
@@ -225,7 +231,8 @@ fn the_cache_is_listed_and_let_go() {
     let file = "FROM base:1\nRUN write /f 1\nRUN --mount=type=cache,target=/c true\nCOPY x /x\n";
     let client = client(&[("Dockerfile", file), ("x", "X")]);
     let made = solve(&bench, &client, |_| {});
-    let image = bench.builder.image_of(made.solved(), vec!["kept:1".parse().unwrap()], false).unwrap();
+    let options = ImageOptions { references: vec!["kept:1".parse().unwrap()], ..ImageOptions::default() };
+    let image = bench.builder.image_of(&[Arc::new(made.solved().clone())], options).unwrap();
     let kinds = |bench: &Bench| {
         let mut kinds: Vec<_> = bench.builder.cache_entries().unwrap().into_iter().map(|e| e.kind).collect();
         kinds.sort_unstable();
@@ -240,4 +247,71 @@ fn the_cache_is_listed_and_let_go() {
     assert_eq!(solve(&bench, &client, |_| {}).cached(), 1, "the base only");
     bench.builder.prune().unwrap();
     assert_eq!(kinds(&bench), [] as [&str; 0]);
+}
+
+#[derive(Debug)]
+struct Blobs(BTreeMap<corten_base::Digest, Vec<u8>>);
+
+impl LayerSource for Blobs {
+    fn open<'a>(
+        &'a self,
+        blob: &Descriptor,
+        _: &'a Cancel,
+    ) -> Result<Box<dyn std::io::Read + Send + 'a>, BuildError> {
+        let bytes = self.0.get(&blob.digest).ok_or_else(|| BuildError::invalid("no such blob"))?;
+        Ok(Box::new(&bytes[..]))
+    }
+}
+
+#[test]
+fn a_cache_elsewhere_is_as_good_as_ours() {
+    use std::io::Read;
+    let Some(bench) = bench() else { return };
+    let file = "FROM base:1 AS a\nRUN write /f 1; echo ran-a\nFROM base:1\nCOPY --link --from=a /f /g\nRUN write /h 2; echo ran-h\nRUN true\n";
+    let client = client(&[("Dockerfile", file)]);
+    let first = solve(&bench, &client, |_| {});
+    let steps = &first.solved().build.steps;
+    assert_eq!((steps.len(), first.solved().steps.len()), (4, 3));
+    for (steps, want) in [(steps, ""), (&first.solved().steps, "ran-a\n")] {
+        let cache = RemoteCache::of(steps);
+        let blobs = cache.layers.iter().map(|l| {
+            let mut bytes = Vec::new();
+            bench.images.open_blob(&l.digest).unwrap().read_to_end(&mut bytes).unwrap();
+            (l.digest.clone(), bytes)
+        });
+        let blobs = Blobs(blobs.collect());
+        let imported =
+            |blobs| Arc::new(ImportedCache::parse(&cache.config, &cache.layers, Arc::new(blobs)).unwrap());
+        bench.builder.prune().unwrap();
+        let mut spoilt = Blobs(blobs.0.clone());
+        spoilt.0.values_mut().for_each(|b| *b = b"no layer".to_vec());
+        let again = solve(&bench, &client, |r| r.caches = vec![imported(spoilt), imported(blobs)]);
+        assert_eq!(again.output(), want);
+        assert_eq!(again.solved().layers, first.solved().layers);
+    }
+}
+
+#[test]
+fn several_platforms_share_what_is_the_same() {
+    let Some(bench) = bench() else { return };
+    let file = "FROM --platform=$BUILDPLATFORM base:1 AS a\nRUN write /f same; echo shared\nARG TARGETARCH\n\
+                RUN write /g $TARGETARCH; echo for-$TARGETARCH\nFROM scratch\nCOPY --from=a /g /g\n";
+    let client = client(&[("Dockerfile", file)]);
+    let platforms = ["linux/amd64", "linux/arm64"].map(|p| p.parse().unwrap());
+    let made = solve(&bench, &client, |r| r.platforms = platforms.to_vec());
+    let all = made.result.as_ref().unwrap_or_else(|e| panic!("{}", e.text()));
+    assert_eq!(all.iter().map(|s| s.platform.clone()).collect::<Vec<_>>(), platforms);
+    assert_eq!(made.output().matches("shared\n").count(), 1, "{}", made.output());
+    assert_eq!(made.output().matches("for-").count(), 2, "{}", made.output());
+    assert!(made.names().iter().any(|n| n.starts_with("[linux/")), "{:?}", made.names());
+    let options =
+        ImageOptions { index: true, references: vec!["both:1".parse().unwrap()], ..ImageOptions::default() };
+    let results: Vec<_> = all.iter().map(|s| Arc::new(s.clone())).collect();
+    let image = bench.builder.image_of(&results, options).unwrap();
+    assert_eq!(bench.images.manifests(&image).unwrap().len(), 2);
+    let failed = solve(&bench, &client, |r| {
+        r.platforms = platforms.to_vec();
+        r.target = "none".into();
+    });
+    assert_eq!(failed.result.unwrap_err().text(), "target stage \"none\" could not be found");
 }
