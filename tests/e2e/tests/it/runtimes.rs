@@ -48,6 +48,10 @@ fn output_input_and_exit_codes() {
             "1000\n1000 10 77\n/home",
             "{runtime}"
         );
+        // The primary group is among the others (CVE-2022-36109).
+        let groups = ["grep", "^Groups", "/proc/self/status"];
+        let groups = [&["-u", "alice", "--group-add", "77", "busybox"], &groups[..]].concat();
+        assert_eq!(run(&groups).ok(), "Groups:\t10 77 1000", "{runtime}");
         assert_eq!(
             run(&["--init", "busybox", "sh", "-c", "cat /proc/1/comm; exit 3"]).fails(3),
             "",

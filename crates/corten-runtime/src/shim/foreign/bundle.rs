@@ -6,7 +6,7 @@ use std::path::Path;
 use corten_wire::oci_runtime::{Capabilities, Mount, Process, Root, User};
 use corten_wire::shim::{Bootstrap, UserSpec};
 
-use crate::fault::StepError;
+use crate::fault::{StepError, errno_text};
 use crate::{seccomp, user};
 
 /// Name of the program that `--init` puts before the container's.
@@ -54,7 +54,7 @@ impl Bundle<'_> {
 
 pub(super) fn write_file(path: &Path, text: &[u8]) -> Result<(), StepError> {
     corten_base::fs::replace(path, text, 0o600, corten_base::fs::Durability::Process)
-        .map_err(|e| StepError::new("bundle", format!("write {}: {e}", path.display())))
+        .map_err(|e| StepError::new("bundle", format!("{e}: {}", errno_text(&e.source))))
 }
 
 /// The process with its user as numbers, and with `HOME`.
@@ -66,8 +66,9 @@ pub(super) fn resolved(
     let mut process = process.clone();
     if let Some(wanted) = user {
         let who = user::resolve(root, wanted).map_err(|e| StepError::bare("user", e.to_string()))?;
-        let additional_gids = who.groups.into_iter().filter(|g| *g != who.gid).collect();
-        process.user = User { uid: who.uid, gid: who.gid, umask: process.user.umask, additional_gids };
+        // The primary group too: runtimes set what is listed here and nothing else (CVE-2022-36109).
+        process.user =
+            User { uid: who.uid, gid: who.gid, umask: process.user.umask, additional_gids: who.groups };
     }
     if !process.env.iter().any(|e| e.starts_with("HOME=")) {
         process.env.push(format!("HOME={}", user::home(root, process.user.uid)));
