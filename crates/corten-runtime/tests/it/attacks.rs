@@ -329,6 +329,77 @@ fn a_number_is_no_name_and_groups_are_complete() {
     }
 }
 
+/// CVE-2026-46680: a number that is too large for an id is never looked up as a name.
+#[test]
+fn a_number_that_is_too_large_is_no_name() {
+    if !privileged() {
+        return;
+    }
+    for user in ["4294967296", "2147483648", "99999999999999999999", "-5", "+4294967296", "7:4294967296"] {
+        let mut b = Fixture::new(&["id", "-u"]);
+        for file in ["passwd", "group"] {
+            let path = b.base.join("lower/etc").join(file);
+            let before = std::fs::read_to_string(&path).unwrap();
+            let traps = user.split(':').map(|name| format!("{name}:x:0:0::/:/bin/sh\n"));
+            std::fs::write(&path, traps.collect::<String>() + &before).unwrap();
+        }
+        b.bootstrap.user.as_mut().unwrap().user = user.to_owned();
+        let refused = b.start().map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains("uids and gids must be in range 0-2147483647"), "{user}: {refused}");
+    }
+}
+
+/// CVE-2026-47262: what an image has as its user database takes neither memory nor time without bound.
+#[test]
+fn user_databases_have_limits() {
+    if !privileged() {
+        return;
+    }
+    type Make = fn(&std::path::Path);
+    let cases: [(&str, Make, Option<&str>); 6] = [
+        (
+            "more groups than a process can have",
+            |path| {
+                let lines = (1..200_000).map(|gid| format!("g{gid}:x:{gid}:alice\n"));
+                std::fs::write(path, lines.collect::<String>()).unwrap();
+            },
+            // Its megabytes are more than is read of such a file.
+            None,
+        ),
+        (
+            "one group 100,000 times",
+            |path| std::fs::write(path, "g:x:9:alice\n".repeat(100_000)).unwrap(),
+            Some("1000 9"),
+        ),
+        (
+            "a gigabyte of nothing",
+            |path| std::fs::File::create(path).unwrap().set_len(1 << 30).unwrap(),
+            None,
+        ),
+        ("a device without end", |path| symlink("/dev/zero", path).unwrap(), None),
+        (
+            "a pipe without a writer",
+            |path| {
+                let mode = rustix::fs::Mode::from_raw_mode(0o644);
+                rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+            },
+            None,
+        ),
+        ("a directory", |path| std::fs::create_dir(path).unwrap(), None),
+    ];
+    for (what, make, groups) in cases {
+        let mut b = Fixture::new(&["id", "-G"]);
+        let path = b.base.join("lower/etc/group");
+        std::fs::remove_file(&path).unwrap();
+        make(&path);
+        b.bootstrap.user.as_mut().unwrap().user = "alice".into();
+        match groups {
+            Some(groups) => assert_eq!(b.run().1.trim(), groups, "{what}"),
+            None => assert!(b.start().is_err(), "{what}"),
+        }
+    }
+}
+
 /// CVE-2026-30892: what `exec -u` does not understand is an error, never another user.
 #[test]
 fn the_user_of_an_exec_is_who_was_named() {
@@ -343,6 +414,23 @@ fn the_user_of_an_exec_is_who_was_named() {
     for user in ["x", ":5", "5:", "-1", "5:x", "4294967296", "5 ", "0x5", "5:6:7"] {
         let (code, text) = b.say(&["exec", "-u", user, &b.id, "id", "-u"]);
         assert!(code != 0 && !text.starts_with(char::is_numeric), "{user}: {text}");
+    }
+}
+
+/// Where the machine's root stays below the container's (`--no-pivot`), nothing of it is shown, and further processes
+/// and hooks have the container's root.
+#[test]
+fn a_root_on_top_hides_what_is_below() {
+    if !privileged() {
+        return;
+    }
+    let look = "ls -d /boot /usr /proc/1/root/usr 2>/dev/null; cut -d' ' -f2 /proc/mounts | sort | head -2";
+    let hook = json!([{ "path": "/bin/sh", "args": ["sh", "-c", "cat > /dev/null"] }]);
+    for hooks in [json!({}), json!({ "createContainer": hook })] {
+        let b = Bundle::with(&["sleep", "1000"], |c| c["hooks"] = hooks);
+        let (code, text) = b.run(&["-d", "--no-pivot"]);
+        assert_eq!((code, text.as_str()), (0, ""));
+        assert_eq!(b.say(&["exec", &b.id, "sh", "-c", look]).1, "/\n/dev\n");
     }
 }
 

@@ -9,6 +9,7 @@ mod crash;
 mod devices;
 mod files;
 mod firewall;
+mod hostile;
 mod hosts;
 mod images;
 mod isolation;
