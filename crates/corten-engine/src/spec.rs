@@ -454,9 +454,9 @@ pub(crate) fn resources(h: &HostConfig) -> Result<Resources> {
         limit: some(h.memory),
         reservation: some(h.memory_reservation),
         swap: some(h.memory_swap),
-        kernel: None,
         swappiness: h.memory_swappiness.and_then(|s| u64::try_from(s).ok()),
         disable_oom_killer: h.oom_kill_disable.filter(|d| *d),
+        ..oci::Memory::default()
     };
     let (quota, period) = match h.nano_cpus {
         0 => (some(h.cpu_quota), u64::try_from(h.cpu_period).ok().filter(|p| *p > 0)),
@@ -471,6 +471,7 @@ pub(crate) fn resources(h: &HostConfig) -> Result<Resources> {
         realtime_period: u64::try_from(h.cpu_realtime_period).ok().filter(|p| *p > 0),
         cpus: text(&h.cpuset_cpus),
         mems: text(&h.cpuset_mems),
+        ..oci::Cpu::default()
     };
     let block_io = oci::BlockIo {
         weight: (h.blkio_weight != 0).then_some(h.blkio_weight),

@@ -91,13 +91,39 @@ impl Cgroup {
             existing.is_some_and(|p| rustix::fs::access(p, rustix::fs::Access::WRITE_OK).is_ok())
         };
         let anywhere = !hierarchies.is_empty();
-        if !corten_sys::users::initial() {
+        if !(corten_sys::users::initial() && rustix::process::geteuid().is_root()) {
             hierarchies.retain(given);
         }
         if !anywhere || relative.as_os_str().is_empty() {
             return Err(fail(io::ErrorKind::NotFound.into()));
         }
         Ok(Self { hierarchies, relative })
+    }
+
+    /// Groups below these, one for the hierarchy of each controller, or with no controller for all of them. They are
+    /// not made.
+    ///
+    /// # Errors
+    /// A text, for a path that leads out or a controller that there is not.
+    pub(crate) fn below(&self, list: &[(Option<&str>, &str)]) -> Result<Self, String> {
+        let mut all = self.clone();
+        for (controller, path) in list {
+            let path = Path::new(path.trim_start_matches('/'));
+            if !path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+                return Err(format!("{} is not a sub cgroup path", path.display()));
+            }
+            let known = |h: &Hierarchy, name: &str| {
+                h.controllers.iter().any(|c| c == name) || h.name.trim_start_matches("name=") == name
+            };
+            let of = |h: &Hierarchy| controller.is_none_or(|name| known(h, name.trim_start_matches("name=")));
+            let mut found = all.hierarchies.iter_mut().filter(|h| of(h)).peekable();
+            if found.peek().is_none() {
+                let name = controller.unwrap_or_default();
+                return Err(format!("unknown controller {name} in SubCgroupPaths"));
+            }
+            found.for_each(|h| h.group.push(path));
+        }
+        Ok(all)
     }
 
     /// No groups at all: the container stays in those of its creator, and nothing limits or counts it.

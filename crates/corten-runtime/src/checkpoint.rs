@@ -101,6 +101,8 @@ impl std::str::FromStr for Groups {
 /// What dump and restore have in common.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Manner {
+    /// Which criu: a path, or a name to look for; absent is `criu`.
+    pub(crate) program: Option<PathBuf>,
     /// Open connections of TCP too.
     pub(crate) tcp_established: bool,
     /// … but not those that are being made.

@@ -94,6 +94,8 @@ pub(crate) struct Alone<'a> {
     pub(crate) preserve: i32,
     /// The mount that our own program runs from, to end with the container's old root.
     pub(crate) program: Option<&'a OwnProgram>,
+    /// `--no-pivot`: the creator's root cannot be let go of.
+    pub(crate) no_pivot: bool,
     /// Called when the process exists and is in its control groups, before any hook.
     pub(crate) born: &'a dyn Fn(i32) -> Result<(), StepError>,
 }

@@ -26,7 +26,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use corten_sys::process::Strings;
-use corten_sys::{caps, process, program};
+use corten_sys::{caps, process, program, users};
 
 use crate::container::OwnProgram;
 use crate::fault::{StepError, errno_text};
@@ -40,6 +40,9 @@ enum OciError {
     /// The command line is wrong.
     #[error("{0}")]
     Usage(String),
+    /// The command does not exist.
+    #[error("No help topic for '{0}'")]
+    NoSuchCommand(String),
     /// Asked for something that we do not do.
     #[error("{0} is not supported")]
     Unsupported(String),
@@ -76,6 +79,10 @@ impl OciError {
         move |source| Self::Io { what, source }
     }
 
+    fn file(error: corten_base::fs::FileError) -> Self {
+        Self::Io { what: error.to_string(), source: error.source }
+    }
+
     fn refused(text: impl Into<String>) -> Self {
         Self::Refused(text.into())
     }
@@ -88,6 +95,8 @@ struct Context {
     /// New containers get control groups.
     cgroups: bool,
     program: Option<OwnProgram>,
+    /// `--criu`: the program for checkpoints; absent: by `PATH`.
+    criu: Option<PathBuf>,
 }
 
 const DEFAULT_ROOT: &str = "/run/corten/oci";
@@ -100,10 +109,24 @@ pub fn main(args: &[String]) -> i32 {
     match result {
         Ok(code) => code,
         Err((command, error)) => {
-            log.error(&error.to_string());
-            // COMPAT: callers of runc tell a failed exec from the end of its program by this.
-            if command == Some(Command::Exec) { 255 } else { 1 }
+            let (text, code) = told(command, &error);
+            log.error(&text);
+            code
         }
+    }
+}
+
+/// COMPAT: runc's words and exit codes. Its callers tell a failed exec from the end of its program by 255.
+fn told(command: Option<Command>, error: &OciError) -> (String, i32) {
+    match (command, error) {
+        (_, OciError::NoSuchCommand(_)) => (error.to_string(), 3),
+        (_, OciError::Usage(_)) => (error.to_string(), 1),
+        (Some(Command::Exec), OciError::Step { .. }) => (error.to_string(), 255),
+        (Some(Command::Exec), _) => (format!("exec failed: {error}"), 255),
+        (_, OciError::Step { .. }) => (error.to_string(), 1),
+        (Some(Command::Create), _) => (format!("runc create failed: {error}"), 1),
+        (Some(Command::Run), _) => (format!("runc run failed: {error}"), 1),
+        _ => (error.to_string(), 1),
     }
 }
 
@@ -115,7 +138,7 @@ fn global(args: &[String], log: &mut Log) -> Result<i32, Failed> {
     let format = match flags.value("log-format") {
         None | Some("text") => Format::Text,
         Some("json") => Format::Json,
-        Some(other) => return Err(early(OciError::Usage(format!("unknown log-format {other:?}")))),
+        Some(other) => return Err(early(OciError::Usage(format!("invalid log-format: {other}")))),
     };
     let path = flags.value("log").filter(|p| !p.is_empty() && *p != "/dev/stderr").map(absolute).transpose();
     log.configure(path.map_err(early)?.as_deref(), format, flags.has("debug")).map_err(early)?;
@@ -126,8 +149,10 @@ fn global(args: &[String], log: &mut Log) -> Result<i32, Failed> {
     if flags.has("systemd-cgroup") {
         return Err(early(OciError::Unsupported("--systemd-cgroup (the systemd cgroup manager)".into())));
     }
-    if !matches!(flags.value("rootless"), None | Some("auto" | "false")) {
-        return Err(early(OciError::Unsupported("--rootless".into())));
+    if let Some(other) = flags.value("rootless").filter(|r| !["auto", "true", "false"].contains(r)) {
+        return Err(early(OciError::Usage(format!(
+            "invalid value {other:?} for flag -rootless: parse error"
+        ))));
     }
     let Some((name, rest)) = flags.positional.split_first() else {
         report::usage();
@@ -138,7 +163,7 @@ fn global(args: &[String], log: &mut Log) -> Result<i32, Failed> {
         return Ok(0);
     }
     let Some(command) = Command::of(name) else {
-        return Err(early(OciError::Usage(format!("No help topic for '{name}'"))));
+        return Err(early(OciError::NoSuchCommand(name.clone())));
     };
     let failed = |e| (Some(command), e);
     let given = parse(command.flags(), rest, command.flags_end_with_id()).map_err(failed)?;
@@ -146,17 +171,17 @@ fn global(args: &[String], log: &mut Log) -> Result<i32, Failed> {
         report::usage();
         return Ok(0);
     }
+    command.check(&given).map_err(failed)?;
     let root = absolute(flags.value("root").unwrap_or(DEFAULT_ROOT)).map_err(failed)?;
     let cgroups = match flags.value("cgroup-manager") {
         None | Some("cgroupfs") => true,
         Some("disabled") => false,
         Some(other) => return Err(early(OciError::Unsupported(format!("--cgroup-manager {other}")))),
     };
-    let mut context = Context { store: Store::new(root), cgroups, program: None };
+    let mut context = Context { store: Store::new(root), cgroups, program: None, criu: criu(&flags) };
     log.debug(&format!("{name} {rest:?}"));
     if matches!(command, Command::Create | Command::Run | Command::Exec) {
-        let preserve = preserved(&given).map_err(failed)?;
-        context.program = prepare(command, preserve, log).map_err(failed)?;
+        context.program = prepare(command, &given, log).map_err(failed)?;
     }
     run(&context, command, &given).map_err(failed)
 }
@@ -177,10 +202,19 @@ fn run(context: &Context, command: Command, given: &Arguments) -> Result<i32, Oc
         Command::Ps => report::ps(context, given).map(|()| 0),
         Command::Events => report::events(context, given).map(|()| 0),
         Command::Spec => templates::spec(given).map(|()| 0),
-        Command::Features => templates::features(given).map(|()| 0),
+        Command::Features => {
+            templates::features();
+            Ok(0)
+        }
         Command::Checkpoint => checkpoint::checkpoint(context, given).map(|()| 0),
         Command::Restore => checkpoint::restore(context, given),
     }
+}
+
+/// A name alone is looked for, as other callers of runc expect; a path is taken from where we were started.
+fn criu(flags: &Arguments) -> Option<PathBuf> {
+    let given = flags.value("criu").filter(|p| !p.is_empty() && *p != "criu")?;
+    Some(if given.contains('/') { absolute(given).ok()? } else { given.into() })
 }
 
 /// How many descriptors from 3 on the container's program gets: those asked for, and those of socket activation.
@@ -211,12 +245,14 @@ fn listen_fds() -> i32 {
 /// container for a moment must not be a way to the file on the host (CVE-2019-5736).
 ///
 /// A new container takes the mount that this is done with along and unmounts it. An exec has no mounts of its own, and
-/// would have to wait for the mount's end, so that it works on a copy in memory, which takes 2 ms.
-fn prepare(command: Command, preserve: i32, log: &Log) -> Result<Option<OwnProgram>, OciError> {
+/// would have to wait for the mount's end, so that it works on a copy in memory, which takes 2 ms. With `--no-pivot`
+/// the mount would never end.
+fn prepare(command: Command, given: &Arguments, log: &Log) -> Result<Option<OwnProgram>, OciError> {
+    let preserve = preserved(given)?;
     let close = |e| OciError::io("close_range")(e);
     let mut own = None;
     if !program::is_protected() {
-        if command != Command::Exec {
+        if command != Command::Exec && !given.has("no-pivot") {
             own = OwnProgram::protected();
         }
         if own.is_none() {
@@ -230,6 +266,11 @@ fn prepare(command: Command, preserve: i32, log: &Log) -> Result<Option<OwnProgr
     }
     let kept = [log.descriptor(), own.as_ref().map(|o| o.mount.as_fd())];
     process::close_inherited_from(3 + preserve, kept).map_err(close)?;
+    if command != Command::Exec && users::ordinary() {
+        // What an ordinary user needs for a container's namespaces and mounts they get from a namespace of their own.
+        // Here and not before: starting again would have lost the capabilities.
+        users::enter_own().map_err(OciError::io("unshare user namespace"))?;
+    }
     rustix::thread::set_name(c"corten-oci").ok();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     caps::forbid_tracing().map_err(OciError::io("prctl"))?;

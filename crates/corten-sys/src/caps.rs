@@ -77,6 +77,14 @@ pub fn forbid_tracing() -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0, 0).map(drop)
 }
 
+/// Takes [`forbid_tracing`] back: files of this process below /proc are its user's again.
+///
+/// # Errors
+/// Those of prctl(2).
+pub fn permit_tracing() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 1, 0).map(drop)
+}
+
 /// The kernel kills this process when the thread that made it ends. Forgotten when the user or the
 /// capabilities change, so set last.
 ///

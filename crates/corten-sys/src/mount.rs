@@ -354,6 +354,18 @@ pub fn enter_root(root: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::process::chdir("/")?)
 }
 
+/// As [`enter_root`], where the machine's root is its initial RAM disk, which cannot be exchanged: the mount is moved
+/// on top of it, and what was mounted before stays below, where no way leads to.
+///
+/// # Errors
+/// Those of move_mount(2) and chroot(2).
+pub fn enter_root_on_top(root: BorrowedFd<'_>) -> io::Result<()> {
+    attach_over_root(root)?;
+    rustix::process::fchdir(root)?;
+    rustix::process::chroot(".")?;
+    Ok(rustix::process::chdir("/")?)
+}
+
 /// Sets the flags of the kernel's one v2 control-group hierarchy (mount options such as `nsdelegate`). What is
 /// not listed is taken away. Mounted or not makes no difference: the flags belong to the hierarchy.
 ///

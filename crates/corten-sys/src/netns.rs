@@ -105,19 +105,31 @@ pub fn create_for(owner: Owner<'_>) -> io::Result<OwnedFd> {
 /// # Errors
 /// Those of ioctl_ns(2): `EPERM` for one that is not below ours.
 pub fn owner(ns: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
-    use std::os::fd::{AsRawFd, FromRawFd};
-    const NS_GET_USERNS: libc::c_ulong = 0xb701;
     const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
-    let ask = |request: libc::c_ulong| {
-        // SAFETY: both requests take no argument and touch no memory of the process.
-        let result = unsafe { libc::ioctl(ns.as_raw_fd(), request as _) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-    };
-    if ask(NS_GET_NSTYPE)? == libc::CLONE_NEWUSER {
+    if ask(ns, NS_GET_NSTYPE)? == libc::CLONE_NEWUSER {
         return Ok(None);
     }
+    users_of(ns).map(Some)
+}
+
+/// The user namespace that a namespace belongs to; for a user namespace the one that it was made in.
+///
+/// # Errors
+/// Those of ioctl_ns(2): `EPERM` for one that is not below ours.
+pub(crate) fn users_of(ns: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    let fd = ask(ns, NS_GET_USERNS)?;
     // SAFETY: on success the kernel has made a new descriptor, which nobody else owns.
-    Ok(Some(unsafe { OwnedFd::from_raw_fd(ask(NS_GET_USERNS)?) }))
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A request of ioctl_ns(2) that takes no argument.
+fn ask(ns: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<libc::c_int> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the requests of the two callers take no argument and touch no memory of the process.
+    let result = unsafe { libc::ioctl(ns.as_raw_fd(), request as _) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Runs `work` inside the namespace, on a thread of its own, and waits for it.

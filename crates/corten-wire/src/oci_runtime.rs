@@ -499,6 +499,9 @@ pub struct Memory {
     /// 0 to 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swappiness: Option<u64>,
+    /// Refuse a limit below what is used, instead of killing for it (v2; v1's kernel does so itself).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check_before_update: Option<bool>,
     /// Tasks wait instead of being killed (v1 only).
     #[serde(rename = "disableOOMKiller", skip_serializing_if = "Option::is_none")]
     pub disable_oom_killer: Option<bool>,
@@ -529,6 +532,12 @@ pub struct Cpu {
     /// List of memory nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mems: Option<String>,
+    /// Microseconds that may be saved up beyond the quota.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u64>,
+    /// 1: runs only when nobody else wants to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<i64>,
 }
 
 /// `linux.resources.network`.

@@ -1,5 +1,6 @@
 //! Writes limits.
 
+use std::io;
 use std::path::Path;
 
 use corten_wire::oci_runtime::{BlockIo, Cpu, Memory, Resources, ThrottleDevice};
@@ -114,6 +115,15 @@ fn unlimited(value: i64) -> String {
 }
 
 fn memory_v2(group: &Cgroup, m: &Memory) -> Result<(), CgroupError> {
+    let used = || group.read("memory", "memory.current")?.trim().parse::<i64>().ok();
+    if let Some(l) = m.limit.filter(|l| *l > 0 && m.check_before_update == Some(true))
+        && used().is_some_and(|used| used > l)
+    {
+        let path = group.of("memory").unwrap_or(Path::new("")).join("memory.max");
+        // The kernel's own answer on v1.
+        let source = io::ErrorKind::ResourceBusy.into();
+        return Err(CgroupError { what: format!("write \"{l}\""), path, source });
+    }
     if let Some(s) = m.swap.filter(|v| *v != 0) {
         let own = match m.limit.filter(|l| *l > 0) {
             Some(l) if s > 0 => s - l,
@@ -149,6 +159,12 @@ fn cpu_v1(group: &Cgroup, c: &Cpu) -> Result<(), CgroupError> {
         (None, Some(q)) => quota(q)?,
         (None, None) => {}
     }
+    if let Some(b) = c.burst {
+        group.write("cpu", "cpu.cfs_burst_us", &b.to_string())?;
+    }
+    if let Some(i) = c.idle {
+        group.write("cpu", "cpu.idle", &i.to_string())?;
+    }
     if let Some(p) = c.realtime_period.filter(|v| *v != 0) {
         group.write("cpu", "cpu.rt_period_us", &p.to_string())?;
     }
@@ -167,6 +183,12 @@ fn cpu_v2(group: &Cgroup, c: &Cpu) -> Result<(), CgroupError> {
         let quota = c.quota.filter(|q| *q > 0).map_or_else(|| "max".to_owned(), |q| q.to_string());
         let period = c.period.filter(|p| *p != 0).unwrap_or(100_000);
         group.write("cpu", "cpu.max", &format!("{quota} {period}"))?;
+    }
+    if let Some(b) = c.burst {
+        group.write("cpu", "cpu.max.burst", &b.to_string())?;
+    }
+    if let Some(i) = c.idle {
+        group.write("cpu", "cpu.idle", &i.to_string())?;
     }
     Ok(())
 }

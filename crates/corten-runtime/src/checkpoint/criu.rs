@@ -51,8 +51,8 @@ impl Kind {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CriuError {
     /// It is not installed.
-    #[error("CRIU version check failed: exec: \"criu\": executable file not found in $PATH")]
-    Missing,
+    #[error("CRIU version check failed: exec: {0:?}: executable file not found in $PATH")]
+    Missing(String),
     /// It says no.
     #[error("criu failed: type {kind} errno {errno}: {reason}")]
     Failed {
@@ -250,12 +250,12 @@ const MAX_ANSWER: usize = 64 * 1024;
 const MAX_LOG: u64 = 16 << 20;
 
 /// The program, by our own `PATH` if we have one.
-fn program() -> Result<PathBuf, CriuError> {
+fn program(name: &Path) -> Result<PathBuf, CriuError> {
     let own = std::env::var_os("PATH").unwrap_or_else(|| OsString::from(PATH.trim_start_matches("PATH=")));
-    let found = std::env::split_paths(&own).map(|dir| dir.join("criu")).find(|p| {
+    let found = std::env::split_paths(&own).map(|dir| dir.join(name)).find(|p| {
         p.is_absolute() && rustix::fs::access(p, rustix::fs::Access::EXEC_OK).is_ok() && p.is_file()
     });
-    found.ok_or(CriuError::Missing)
+    found.ok_or_else(|| CriuError::Missing(name.display().to_string()))
 }
 
 /// A criu that waits for its request. Descriptors given to [`Criu::start`] have the numbers from [`Criu::extra`] on.
@@ -283,8 +283,12 @@ impl Criu {
     }
 
     /// Starts the program. `log` is the file that it was told to write.
-    pub(super) fn start(extra: &[BorrowedFd<'_>], log: PathBuf) -> Result<Self, CriuError> {
-        let program = program()?;
+    pub(super) fn start(
+        wanted: Option<&Path>,
+        extra: &[BorrowedFd<'_>],
+        log: PathBuf,
+    ) -> Result<Self, CriuError> {
+        let program = program(wanted.unwrap_or(Path::new("criu")))?;
         let fail = |source| CriuError::Io { what: format!("start {}", program.display()), source };
         let (socket, theirs) = seqpacket::pair().map_err(fail)?;
         rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(SILENCE))

@@ -62,7 +62,7 @@ pub(crate) fn dump(wanted: &Dump<'_>) -> Result<(), CriuError> {
     }
     let kind = if wanted.pre_dump { Kind::PreDump } else { Kind::Dump };
     let log = wanted.work.unwrap_or(wanted.images).join(LOG);
-    Criu::start(&[], log)?.ask(kind, &options, &mut |_| Ok(())).map(drop)
+    Criu::start(manner.program.as_deref(), &[], log)?.ask(kind, &options, &mut |_| Ok(())).map(drop)
 }
 
 /// Mounts that are not in the image, and the names that stand for them there.

@@ -70,7 +70,7 @@ pub(crate) fn restore(wanted: &mut Restore<'_>, ours: Option<Stdio>) -> Result<L
     namespaces(spec, &mut options, &mut extra)?;
     let log = wanted.work.unwrap_or(wanted.images).join(LOG);
     let extra: Vec<_> = extra.iter().map(AsFd::as_fd).collect();
-    let criu = Criu::start(&extra, log)?;
+    let criu = Criu::start(wanted.manner.program.as_deref(), &extra, log)?;
     join_groups(wanted.cgroup, criu.pid(), &mut options)?;
     let mut master = None;
     let pid = criu.ask(Kind::Restore, &options, &mut |notice| {

@@ -287,10 +287,7 @@ struct Who<'a> {
 impl<'a> Who<'a> {
     fn of(process: &Process, spec: Option<&'a UserSpec>, home: bool) -> Self {
         let Some(wanted) = spec else {
-            let mut groups = process.user.additional_gids.clone();
-            if !groups.contains(&process.user.gid) {
-                groups.insert(0, process.user.gid);
-            }
+            let groups = process.user.additional_gids.clone();
             let identity = Identity { uid: process.user.uid, gid: process.user.gid, groups };
             return Self { spec: None, room: if home { Room::of_home() } else { Room::default() }, identity };
         };
@@ -314,7 +311,11 @@ impl<'a> Who<'a> {
 }
 
 fn set_identity(identity: &Identity) -> Outcome {
-    process::set_groups(&identity.groups).map_err(of(Step::SetGroups))?;
+    match process::set_groups(&identity.groups) {
+        // Whoever maps only their own group may not drop groups either, and asks for none.
+        Err(e) if identity.groups.is_empty() && e.kind() == io::ErrorKind::PermissionDenied => {}
+        other => other.map_err(of(Step::SetGroups))?,
+    }
     let gid = Gid::from_raw(identity.gid);
     rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(of(Step::SetGid))?;
     let uid = Uid::from_raw(identity.uid);

@@ -195,6 +195,13 @@ fn user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd, Ste
         let text = "user namespaces enabled, but no user mappings found";
         return Err(StepError::new("namespace", text));
     }
+    // Of an untraceable process the files below /proc are root's, and an ordinary user could not write the maps.
+    // The holder has nothing that its user does not.
+    let ordinary = !rustix::process::geteuid().is_root();
+    let control = |e| StepError::os("namespace", "prctl", &e);
+    if ordinary {
+        caps::permit_tracing().map_err(control)?;
+    }
     let holder = process::clone_process(namespace::USER, None, || {
         // It has nothing to do but to be there.
         caps::die_with_parent().ok();
@@ -208,6 +215,9 @@ fn user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd, Ste
         .and_then(|()| open(Path::new(&format!("/proc/{}/ns/user", holder.pid))));
     process::signal(holder.pidfd.as_fd(), 9).ok();
     process::wait(holder.pidfd.as_fd()).ok();
+    if ordinary {
+        caps::forbid_tracing().map_err(control)?;
+    }
     made
 }
 
@@ -240,6 +250,9 @@ pub(super) fn own_pid_namespace() -> Result<OwnedFd, StepError> {
 
 pub(super) fn restore_pid(own: Option<OwnedFd>) -> Result<(), StepError> {
     let Some(own) = own else { return Ok(()) };
-    process::enter(own.as_fd(), namespace::PID)
-        .map_err(|e| StepError::os("setns", "return to own pid namespace", &e))
+    match process::enter(own.as_fd(), namespace::PID) {
+        // An ordinary user's command may not, and makes no further process.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !corten_sys::users::initial() => Ok(()),
+        other => other.map_err(|e| StepError::os("setns", "return to own pid namespace", &e)),
+    }
 }

@@ -205,7 +205,11 @@ impl Way<'_, '_> {
         made.protect()?;
         made.mask()?;
         made.seal().map_err(of(Step::FinishRootfs))?;
-        mount::enter_root(root).map_err(of(Step::Pivot))?;
+        let enter = match self.plan.alone {
+            Some(alone) if alone.no_pivot => mount::enter_root_on_top,
+            _ => mount::enter_root,
+        };
+        enter(root).map_err(of(Step::Pivot))?;
         // Only now: nothing of what was made above shall have spread.
         let wanted = self.plan.spec.linux.as_ref().map(|l| l.rootfs_propagation.as_str());
         let propagation = match wanted {

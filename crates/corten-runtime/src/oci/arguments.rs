@@ -2,8 +2,9 @@
 //! one dash or two, `--name value` or `--name=value`).
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use super::OciError;
+use super::{OciError, absolute};
 
 /// A flag: its names, and whether it takes a value.
 type Flag = (&'static [&'static str], bool);
@@ -17,6 +18,7 @@ pub(super) const GLOBAL: &[Flag] = &[
     (&["debug"], false),
     (&["systemd-cgroup"], false),
     (&["cgroup-manager"], true),
+    (&["criu"], true),
     (&["rootless"], true),
     (&["version", "v"], false),
     HELP,
@@ -76,12 +78,16 @@ const UPDATE: &[Flag] = &[
     (&["cpu-rt-period"], true),
     (&["cpu-rt-runtime"], true),
     (&["cpu-share"], true),
+    (&["cpu-burst"], true),
+    (&["cpu-idle"], true),
     (&["cpuset-cpus"], true),
     (&["cpuset-mems"], true),
     (&["memory"], true),
     (&["memory-reservation"], true),
     (&["memory-swap"], true),
     (&["pids-limit"], true),
+    (&["l3-cache-schema"], true),
+    (&["mem-bw-schema"], true),
     HELP,
 ];
 
@@ -173,7 +179,12 @@ pub(super) const COMMANDS: &[(&str, Command, &[Flag], &str)] = &[
     ("ps", Command::Ps, &[(&["format", "f"], true), HELP], "show the processes of a container"),
     ("resume", Command::Resume, &[HELP], "resume all processes of a container"),
     ("run", Command::Run, RUN, "create and start a container"),
-    ("spec", Command::Spec, &[(&["bundle", "b"], true), HELP], "write a first config.json"),
+    (
+        "spec",
+        Command::Spec,
+        &[(&["bundle", "b"], true), (&["rootless"], false), HELP],
+        "write a first config.json",
+    ),
     ("start", Command::Start, &[HELP], "start the program of a created container"),
     ("state", Command::State, &[HELP], "show the state of a container"),
     ("update", Command::Update, UPDATE, "change the limits of a container"),
@@ -188,6 +199,36 @@ impl Command {
 
     pub(super) fn flags(self) -> &'static [Flag] {
         COMMANDS.iter().find(|c| c.1 == self).map_or(&[], |c| c.2)
+    }
+
+    fn name(self) -> &'static str {
+        COMMANDS.iter().find(|c| c.1 == self).map_or("", |c| c.0)
+    }
+
+    /// How many arguments there may be.
+    fn arity(self) -> std::ops::RangeInclusive<usize> {
+        match self {
+            Self::Spec | Self::Features | Self::List => 0..=0,
+            Self::Exec | Self::Ps => 1..=usize::MAX,
+            Self::Kill => 1..=2,
+            _ => 1..=1,
+        }
+    }
+
+    /// Whether there are as many arguments as there must be.
+    pub(super) fn check(self, given: &Arguments) -> Result<(), OciError> {
+        let arity = self.arity();
+        if arity.contains(&given.positional.len()) {
+            return Ok(());
+        }
+        let program = std::env::args().next().unwrap_or_default();
+        let (least, most) = (*arity.start(), *arity.end());
+        let wanted = match given.positional.len() {
+            _ if least == most => format!("exactly {least} argument(s)"),
+            count if count < least => format!("a minimum of {least} argument(s)"),
+            _ => format!("a maximum of {most} argument(s)"),
+        };
+        Err(OciError::Usage(format!("{program}: {:?} requires {wanted}", self.name())))
     }
 
     /// What follows the container's id are the words of another program.
@@ -225,16 +266,14 @@ impl Arguments {
         self.value(name).map(parse).transpose()
     }
 
-    /// The container's id, which must be the only argument unless `more` are allowed.
-    pub(super) fn id(&self, more: bool) -> Result<&str, OciError> {
-        match self.positional.as_slice() {
-            [] => Err(OciError::Usage("container id cannot be empty".into())),
-            [_, _, ..] if !more => {
-                let n = self.positional.len();
-                Err(OciError::Usage(format!("exactly 1 argument required, got {n}")))
-            }
-            [id, ..] => Ok(id),
-        }
+    /// A file, as meant where we were started; an empty name is none.
+    pub(super) fn path(&self, name: &str) -> Result<Option<PathBuf>, OciError> {
+        self.value(name).filter(|p| !p.is_empty()).map(absolute).transpose()
+    }
+
+    /// The container's id: the first argument, of which [`Command::check`] says that it is there.
+    pub(super) fn id(&self) -> &str {
+        self.positional.first().map_or("", String::as_str)
     }
 }
 

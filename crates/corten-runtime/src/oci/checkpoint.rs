@@ -7,7 +7,7 @@ use corten_sys::process;
 use corten_wire::shim::Rootfs;
 
 use super::arguments::Arguments;
-use super::create::{Draft, write_pid};
+use super::create::Draft;
 use super::foreground;
 use super::record::{Container, Status};
 use super::{Context, OciError, absolute};
@@ -18,7 +18,7 @@ use crate::container::{Stdio, hooks};
 const REFUSED: [&str; 5] = ["lazy-pages", "status-fd", "page-server", "lsm-mount-context", "no-pivot"];
 
 /// What both commands are told in the same words.
-fn manner(given: &Arguments) -> Result<Manner, OciError> {
+fn manner(context: &Context, given: &Arguments) -> Result<Manner, OciError> {
     if let Some(flag) = REFUSED.into_iter().find(|f| given.has(f)) {
         return Err(OciError::Unsupported(format!("--{flag}")));
     }
@@ -30,6 +30,7 @@ fn manner(given: &Arguments) -> Result<Manner, OciError> {
         return Err(OciError::Usage(format!("namespace {other:?} is not supported")));
     }
     Ok(Manner {
+        program: context.criu.clone(),
         tcp_established: given.has("tcp-established"),
         tcp_skip_in_flight: given.has("tcp-skip-in-flight"),
         link_remap: given.has("link-remap"),
@@ -42,18 +43,14 @@ fn manner(given: &Arguments) -> Result<Manner, OciError> {
     })
 }
 
-fn path(given: &Arguments, flag: &str) -> Result<Option<PathBuf>, OciError> {
-    given.value(flag).filter(|p| !p.is_empty()).map(absolute).transpose()
-}
-
 /// COMPAT: without the flag it is `checkpoint` where the command is given.
 fn images(given: &Arguments) -> Result<PathBuf, OciError> {
-    path(given, "image-path")?.map_or_else(|| absolute("checkpoint"), Ok)
+    given.path("image-path")?.map_or_else(|| absolute("checkpoint"), Ok)
 }
 
 pub(super) fn checkpoint(context: &Context, given: &Arguments) -> Result<(), OciError> {
-    let container = context.store.load(given.id(false)?)?;
-    let manner = manner(given)?;
+    let container = context.store.load(given.id())?;
+    let manner = manner(context, given)?;
     let status = container.status();
     if matches!(status, Status::Created | Status::Stopped) {
         let text = format!("Container cannot be checkpointed in {} state", status.name());
@@ -70,7 +67,7 @@ pub(super) fn checkpoint(context: &Context, given: &Arguments) -> Result<(), Oci
         cgroup: &container.cgroup()?,
         init: container.record.pid,
         images: &images(given)?,
-        work: path(given, "work-path")?.as_deref(),
+        work: given.path("work-path")?.as_deref(),
         leave_running: keep,
         pre_dump,
         parent,
@@ -80,8 +77,8 @@ pub(super) fn checkpoint(context: &Context, given: &Arguments) -> Result<(), Oci
 }
 
 pub(super) fn restore(context: &Context, given: &Arguments) -> Result<i32, OciError> {
-    let manner = manner(given)?;
-    let (images, work) = (images(given)?, path(given, "work-path")?);
+    let manner = manner(context, given)?;
+    let (images, work) = (images(given)?, given.path("work-path")?);
     let detach = given.has("detach");
     process::close_on_exec_from(3).map_err(OciError::io("close_range"))?;
     let draft = Draft::new(context, given, detach)?;
@@ -119,7 +116,7 @@ pub(super) fn restore(context: &Context, given: &Arguments) -> Result<i32, OciEr
     let told = draft
         .note(child.pid)
         .and_then(|()| draft.terminal.hand_over(launched.stdio))
-        .and_then(|m| write_pid(draft.pid_file.as_deref(), child.pid).map(|()| m));
+        .and_then(|m| draft.announce(&child).map(|()| m));
     let master = told.map_err(|e| {
         process::signal(child.pidfd.as_fd(), 9).ok();
         draft.abandon(e)

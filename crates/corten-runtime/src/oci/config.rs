@@ -50,6 +50,9 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, OciError> {
 
 /// The configuration of a bundle, and its root file system's absolute path.
 pub(super) fn bundle(dir: &Path) -> Result<(Spec, PathBuf), OciError> {
+    if !dir.exists() {
+        return Err(OciError::refused(format!("chdir {}: no such file or directory", dir.display())));
+    }
     let path = dir.join("config.json");
     if !path.exists() {
         return Err(OciError::refused("JSON specification file config.json not found"));
@@ -124,7 +127,10 @@ pub(super) fn check_process(process: &Process) -> Result<(), OciError> {
         return Err(OciError::refused("args must not be empty"));
     }
     if !process.cwd.is_absolute() {
-        return Err(OciError::refused("cwd must be an absolute path"));
+        return Err(OciError::refused("Cwd must be an absolute path"));
+    }
+    if let Some(wrong) = process.env.iter().find(|e| !e.contains('=')) {
+        return Err(OciError::refused(format!("invalid environment variable: {wrong:?}")));
     }
     Ok(())
 }

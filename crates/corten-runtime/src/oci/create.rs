@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use corten_base::time::{now_ns, rfc3339_nano};
 use corten_sys::process::Child;
 use corten_sys::seqpacket;
-use corten_wire::oci_runtime::{Process, Resources, Spec};
+use corten_wire::oci_runtime::{NamespaceKind, Process, Resources, Spec};
 use corten_wire::shim::Rootfs;
 
 use super::arguments::Arguments;
@@ -28,6 +28,7 @@ pub(super) struct Draft {
     process: Process,
     pub(super) terminal: Terminal,
     pub(super) pid_file: Option<PathBuf>,
+    pidfd_socket: Option<PathBuf>,
 }
 
 pub(super) fn create(context: &Context, given: &Arguments) -> Result<(), OciError> {
@@ -36,10 +37,7 @@ pub(super) fn create(context: &Context, given: &Arguments) -> Result<(), OciErro
     let door = door.map_err(|e| draft.abandon(e))?;
     let launched = draft.launch(context, "create", given, Some(door.as_fd()));
     let launched = launched.map_err(|e| draft.abandon(e))?;
-    let told = draft
-        .terminal
-        .hand_over(launched.stdio)
-        .and_then(|_| write_pid(draft.pid_file.as_deref(), launched.child.pid));
+    let told = draft.terminal.hand_over(launched.stdio).and_then(|_| draft.announce(&launched.child));
     told.map_err(|e| {
         corten_sys::process::signal(launched.child.pidfd.as_fd(), 9).ok();
         draft.abandon(e)
@@ -47,7 +45,7 @@ pub(super) fn create(context: &Context, given: &Arguments) -> Result<(), OciErro
 }
 
 pub(super) fn start(context: &Context, given: &Arguments) -> Result<(), OciError> {
-    let container = context.store.load(given.id(false)?)?;
+    let container = context.store.load(given.id())?;
     match container.status() {
         Status::Created => {}
         Status::Stopped => return Err(OciError::refused("cannot start a container that has stopped")),
@@ -72,7 +70,7 @@ pub(super) fn start(context: &Context, given: &Arguments) -> Result<(), OciError
     let process = container.record.spec.process.clone().unwrap_or_default();
     let names = Names { spec: Some(&container.record.spec), process: &process, user: None };
     let released = container::release(visitor.as_fd(), &init, answers.as_ref(), names);
-    corten_base::fs::ensure_absent(&door).map_err(|e| OciError::refused(e.to_string()))?;
+    corten_base::fs::ensure_absent(&door).map_err(OciError::file)?;
     released.map_err(|step| OciError::Step { verb: "start", step })?;
     poststart(&container);
     Ok(())
@@ -90,10 +88,7 @@ pub(super) fn run(context: &Context, given: &Arguments) -> Result<i32, OciError>
     let signals = if detach { None } else { Some(foreground::signals()?) };
     let launched = draft.launch(context, "run", given, None).map_err(|e| draft.abandon(e))?;
     let Launched { child, stdio, .. } = launched;
-    let told = draft
-        .terminal
-        .hand_over(stdio)
-        .and_then(|m| write_pid(draft.pid_file.as_deref(), child.pid).map(|()| m));
+    let told = draft.terminal.hand_over(stdio).and_then(|m| draft.announce(&child).map(|()| m));
     let master = told.map_err(|e| {
         corten_sys::process::signal(child.pidfd.as_fd(), 9).ok();
         draft.abandon(e)
@@ -115,17 +110,11 @@ fn poststart(container: &Container) {
     }
 }
 
-/// `--pid-file`, as meant where we were started.
-pub(super) fn pid_file(given: &Arguments) -> Result<Option<PathBuf>, OciError> {
-    given.value("pid-file").filter(|p| !p.is_empty()).map(absolute).transpose()
-}
-
 /// Writes the file so that it is never seen half written.
 pub(super) fn write_pid(path: Option<&Path>, pid: i32) -> Result<(), OciError> {
     let Some(path) = path else { return Ok(()) };
     let durability = corten_base::fs::Durability::Process;
-    corten_base::fs::replace(path, pid.to_string().as_bytes(), 0o644, durability)
-        .map_err(|e| OciError::refused(e.to_string()))
+    corten_base::fs::replace(path, pid.to_string().as_bytes(), 0o644, durability).map_err(OciError::file)
 }
 
 /// The configuration's filter of system calls, compiled.
@@ -162,22 +151,21 @@ fn refuse_limits(spec: &Spec) -> Result<(), OciError> {
 
 impl Draft {
     pub(super) fn new(context: &Context, given: &Arguments, detach: bool) -> Result<Self, OciError> {
-        let id = given.id(false)?;
-        for flag in ["no-pivot", "pidfd-socket"] {
-            if given.has(flag) {
-                return Err(OciError::Unsupported(format!("--{flag}")));
-            }
-        }
+        let id = given.id();
         let bundle = absolute(given.value("bundle").filter(|b| !b.is_empty()).unwrap_or("."))?;
         // Relative paths in the configuration begin there, and those of flags must not.
         let (mut spec, rootfs) = config::bundle(&bundle)?;
+        let mut kinds = spec.linux.iter().flat_map(|l| &l.namespaces).map(|n| n.kind);
+        if !rustix::process::geteuid().is_root() && !kinds.any(|k| k == NamespaceKind::User) {
+            return Err(OciError::refused("rootless container requires user namespaces"));
+        }
         if let Some(process) = spec.process.as_mut() {
             pass_sockets(process);
         }
         let process = spec.process.clone();
         let process = process.unwrap_or_else(|| Process { cwd: "/".into(), ..Process::default() });
         let terminal = Terminal::of(given, process.terminal, detach)?;
-        let pid_file = pid_file(given)?;
+        let (pid_file, pidfd_socket) = (given.path("pid-file")?, given.path("pidfd-socket")?);
         let cgroup = if context.cgroups {
             Cgroup::at(&cgroup_path(&spec, id)?)?
         } else {
@@ -196,7 +184,7 @@ impl Draft {
             no_keyring: given.has("no-new-keyring"),
             spec,
         };
-        Ok(Self { dir, record, cgroup, process, terminal, pid_file })
+        Ok(Self { dir, record, cgroup, process, terminal, pid_file, pidfd_socket })
     }
 
     /// Takes everything back; gives the error on.
@@ -223,6 +211,12 @@ impl Draft {
             return Ok(());
         };
         Record { pid, start_time, ..self.record.clone() }.save(&self.dir)
+    }
+
+    /// Tells who wants to know of the first process.
+    pub(super) fn announce(&self, child: &Child) -> Result<(), OciError> {
+        write_pid(self.pid_file.as_deref(), child.pid)?;
+        foreground::send_pidfd(self.pidfd_socket.as_deref(), "standard", child.pidfd.as_fd())
     }
 
     fn open_door(&self) -> Result<OwnedFd, OciError> {
@@ -255,9 +249,15 @@ impl Draft {
         let all = spec.hooks.clone().unwrap_or_default();
         let state = self.record.state();
         let born = |pid: i32| self.note(pid).map_err(|e| StepError::new("state", e.to_string()));
-        let preserve = preserved(given)?;
-        let program = context.program.as_ref();
-        let alone = Alone { door, hooks: &all, state: &state, preserve, program, born: &born };
+        let alone = Alone {
+            door,
+            hooks: &all,
+            state: &state,
+            preserve: preserved(given)?,
+            program: context.program.as_ref(),
+            no_pivot: given.has("no-pivot"),
+            born: &born,
+        };
         let answers = Answers::of(filter.as_ref(), &state);
         let plan = Plan {
             spec,

@@ -3,20 +3,25 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use corten_sys::users;
 use corten_wire::oci_runtime::{Capabilities, Hooks, Process, User};
 
 use super::arguments::Arguments;
-use super::create::{pass_sockets, pid_file, write_pid};
-use super::foreground::{self, Terminal};
+use super::create::{pass_sockets, write_pid};
+use super::foreground::{self, Terminal, send_pidfd};
 use super::record::{Container, Status};
 use super::{Context, OciError, config, preserved};
+use crate::cgroup::Cgroup;
 use crate::container::notify::Answers;
 use crate::container::{self, Alone, ExecPlan, Launched};
 use crate::fault::StepError;
 use crate::seccomp;
 
 pub(super) fn exec(context: &Context, given: &Arguments) -> Result<i32, OciError> {
-    let container = context.store.load(given.id(true)?)?;
+    let container = context.store.load(given.id())?;
+    if users::ordinary() && container.init().is_some() {
+        users::enter_maker_of(container.record.pid).map_err(OciError::io("setns user"))?;
+    }
     match container.status() {
         Status::Stopped => return Err(OciError::refused("cannot exec in a stopped container")),
         Status::Paused if !given.has("ignore-paused") => {
@@ -30,10 +35,12 @@ pub(super) fn exec(context: &Context, given: &Arguments) -> Result<i32, OciError
     let detach = given.has("detach");
     let terminal = Terminal::of(given, process.terminal, detach)?;
     let signals = if detach { None } else { Some(foreground::signals()?) };
-    let pid_file = pid_file(given)?;
+    let (pid_file, pidfd_socket) = (given.path("pid-file")?, given.path("pidfd-socket")?);
     let Launched { child, stdio, .. } = launch(&container, &process, given)?;
-    let master =
-        terminal.hand_over(stdio).and_then(|m| write_pid(pid_file.as_deref(), child.pid).map(|()| m));
+    let master = terminal
+        .hand_over(stdio)
+        .and_then(|m| write_pid(pid_file.as_deref(), child.pid).map(|()| m))
+        .and_then(|m| send_pidfd(pidfd_socket.as_deref(), "setns", child.pidfd.as_fd()).map(|()| m));
     let master = master.inspect_err(|_| {
         corten_sys::process::signal(child.pidfd.as_fd(), 9).ok();
     })?;
@@ -52,7 +59,7 @@ fn launch(container: &Container, process: &Process, given: &Arguments) -> Result
     let filter = given_filter.map(seccomp::compile).transpose();
     let filter =
         filter.map_err(|e| step(StepError::new("seccomp", format!("unable to init seccomp: {e}"))))?;
-    let (hooks, state, cgroup) = (Hooks::default(), container.record.state(), container.cgroup()?);
+    let (hooks, state, cgroup) = (Hooks::default(), container.record.state(), cgroup(container, given)?);
     let answers = Answers::of(filter.as_ref(), &state);
     let alone = Alone {
         door: None,
@@ -60,6 +67,7 @@ fn launch(container: &Container, process: &Process, given: &Arguments) -> Result
         state: &state,
         preserve: preserved(given)?,
         program: None,
+        no_pivot: false,
         born: &|_| Ok(()),
     };
     let plan = ExecPlan {
@@ -78,13 +86,24 @@ fn launch(container: &Container, process: &Process, given: &Arguments) -> Result
     container::exec(&plan).map_err(step)
 }
 
-/// The process file, or the container's own process with what the flags say.
-fn process_of(container: &Container, given: &Arguments) -> Result<Process, OciError> {
-    for flag in ["pidfd-socket", "cgroup"] {
-        if given.value(flag).is_some_and(|v| !v.is_empty()) {
-            return Err(OciError::Unsupported(format!("--{flag}")));
+/// The container's groups, or those below them that `--cgroup [CONTROLLER,…:]PATH` names.
+fn cgroup(container: &Container, given: &Arguments) -> Result<Cgroup, OciError> {
+    let wanted = given.values("cgroup");
+    let mut below = Vec::new();
+    for text in wanted {
+        let invalid = |why: &str| OciError::refused(format!("invalid --cgroup argument: {text}{why}"));
+        match text.split_once(':') {
+            None if wanted.len() > 1 => return Err(invalid(" (missing <controller>: prefix)")),
+            None => below.push((None, text.as_str())),
+            Some((_, path)) if path.contains(':') => return Err(invalid("")),
+            Some((controllers, path)) => below.extend(controllers.split(',').map(|c| (Some(c), path))),
         }
     }
+    container.cgroup()?.below(&below).map_err(OciError::refused)
+}
+
+/// The process file, or the container's own process with what the flags say.
+fn process_of(container: &Container, given: &Arguments) -> Result<Process, OciError> {
     if let Some(path) = given.value("process").filter(|p| !p.is_empty()) {
         let process: Process = config::read(Path::new(path))?;
         config::check_process(&process)?;
@@ -93,7 +112,7 @@ fn process_of(container: &Container, given: &Arguments) -> Result<Process, OciEr
     let mut process = container.record.spec.process.clone().unwrap_or_default();
     process.args = given.positional.get(1..).unwrap_or_default().to_vec();
     if process.args.is_empty() {
-        return Err(OciError::Usage("exec args cannot be empty".into()));
+        return Err(OciError::refused("process args cannot be empty"));
     }
     if let Some(cwd) = given.value("cwd").filter(|c| !c.is_empty()) {
         process.cwd = PathBuf::from(cwd);
@@ -132,7 +151,7 @@ fn process_of(container: &Container, given: &Arguments) -> Result<Process, OciEr
 fn set_user(user: &mut User, text: &str) -> Result<(), OciError> {
     let (uid, gid) = text.split_once(':').map_or((text, None), |(u, g)| (u, Some(g)));
     let number = |n: &str, what: &str| -> Result<u32, OciError> {
-        n.parse().map_err(|_| OciError::Usage(format!("parsing {n} as int for {what} failed")))
+        n.parse().map_err(|_| OciError::refused(format!("parsing {n} as int for {what} failed")))
     };
     user.uid = number(uid, "uid")?;
     if let Some(gid) = gid {

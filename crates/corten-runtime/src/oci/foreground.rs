@@ -1,9 +1,9 @@
 //! A process that the command waits for: signals go to it, and a terminal is joined with ours.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use corten_sys::process::{self, Child};
 use corten_sys::signal::SignalFd;
@@ -49,19 +49,28 @@ impl Terminal {
 
     /// Sends the master away, or gives it back to be served by [`wait`].
     pub(super) fn hand_over(&self, stdio: Stdio) -> Result<Option<OwnedFd>, OciError> {
-        use std::os::fd::AsRawFd;
         let Some(master) = master(stdio) else { return Ok(None) };
         let Self::Socket(path) = self else { return Ok(Some(master)) };
-        let send = || -> io::Result<()> {
-            // A path longer than a socket's address is reached through its directory.
-            let dir = std::fs::File::open(path.parent().unwrap_or(path))?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let socket = UnixStream::connect(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?;
-            seqpacket::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()], true)
-        };
-        send().map_err(OciError::io(format_args!("send terminal to {}", path.display())))?;
+        send(path, "/dev/ptmx", master.as_fd())
+            .map_err(OciError::io(format_args!("send terminal to {}", path.display())))?;
         Ok(None)
     }
+}
+
+/// Sends a descriptor, and what it is, to whoever listens there.
+fn send(path: &Path, what: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // A path longer than a socket's address is reached through its directory.
+    let dir = std::fs::File::open(path.parent().unwrap_or(path))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let socket = UnixStream::connect(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?;
+    seqpacket::send(socket.as_fd(), what.as_bytes(), &[fd], true)
+}
+
+/// `--pidfd-socket`: whoever listens there gets the process. `what` is runc's name for its kind.
+pub(super) fn send_pidfd(path: Option<&Path>, what: &str, pidfd: BorrowedFd<'_>) -> Result<(), OciError> {
+    let Some(path) = path else { return Ok(()) };
+    send(path, what, pidfd).map_err(OciError::io(format_args!("send pidfd to {}", path.display())))
 }
 
 const CHILD: i32 = 17;

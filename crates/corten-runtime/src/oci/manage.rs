@@ -17,12 +17,12 @@ use crate::container::hooks;
 const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 pub(super) fn kill(context: &Context, given: &Arguments) -> Result<(), OciError> {
-    let container = context.store.load(given.id(true)?)?;
+    let container = context.store.load(given.id())?;
     let signal = match given.positional.get(1) {
         None => TERM,
-        Some(name) => {
-            signal::parse(name).ok_or_else(|| OciError::Usage(format!("unknown signal {name:?}")))?
-        }
+        // What number is none the kernel says; 0 asks whether there is somebody.
+        Some(name) => (name.parse().ok().or_else(|| signal::parse(name)))
+            .ok_or_else(|| OciError::Usage(format!("unknown signal {name:?}")))?,
     };
     let Some(init) = container.init() else {
         // A container without a PID namespace can have processes left.
@@ -38,7 +38,7 @@ pub(super) fn kill(context: &Context, given: &Arguments) -> Result<(), OciError>
     } else {
         process::signal(init.as_fd(), signal).map_err(|e| match e.raw_os_error() {
             Some(3) => OciError::refused("container not running"),
-            _ => OciError::io(format_args!("send signal {signal}"))(e),
+            _ => OciError::io("unable to signal init")(e),
         })?;
     }
     // A frozen process does not even die.
@@ -49,7 +49,7 @@ pub(super) fn kill(context: &Context, given: &Arguments) -> Result<(), OciError>
 }
 
 pub(super) fn delete(context: &Context, given: &Arguments) -> Result<(), OciError> {
-    let (id, force) = (given.id(false)?, given.has("force"));
+    let (id, force) = (given.id(), given.has("force"));
     let container = match context.store.load(id) {
         Err(OciError::Refused(_)) if force => return context.store.remove_unrecorded(id),
         other => other?,
@@ -110,7 +110,7 @@ pub(super) fn destroy(container: &Container) -> Result<(), OciError> {
 }
 
 pub(super) fn freeze(context: &Context, given: &Arguments, frozen: bool) -> Result<(), OciError> {
-    let container = context.store.load(given.id(false)?)?;
+    let container = context.store.load(given.id())?;
     match (container.status(), frozen) {
         (Status::Running | Status::Created, true) | (Status::Paused, false) => {}
         (_, true) => return Err(OciError::refused("container not running")),
@@ -120,7 +120,10 @@ pub(super) fn freeze(context: &Context, given: &Arguments, frozen: bool) -> Resu
 }
 
 pub(super) fn update(context: &Context, given: &Arguments) -> Result<(), OciError> {
-    let container = context.store.load(given.id(false)?)?;
+    let container = context.store.load(given.id())?;
+    if let Some(flag) = ["l3-cache-schema", "mem-bw-schema"].into_iter().find(|f| given.has(f)) {
+        return Err(OciError::Unsupported(format!("--{flag} (Intel RDT)")));
+    }
     if container.status() == Status::Stopped {
         return Err(OciError::refused("container not running"));
     }
@@ -169,6 +172,8 @@ fn resources_of(given: &Arguments) -> Result<Resources, OciError> {
             realtime_period: given.number("cpu-rt-period")?,
             cpus: text("cpuset-cpus"),
             mems: text("cpuset-mems"),
+            burst: given.number("cpu-burst")?,
+            idle: given.number("cpu-idle")?,
         }),
         pids: given.number("pids-limit")?.map(|limit| Pids { limit }),
         block_io: given.number("blkio-weight")?.map(|w| BlockIo { weight: Some(w), ..BlockIo::default() }),

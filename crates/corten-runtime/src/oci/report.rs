@@ -66,7 +66,7 @@ fn view(container: &Container) -> Value {
 }
 
 pub(super) fn state(context: &Context, given: &Arguments) -> Result<(), OciError> {
-    print_json(&view(&context.store.load(given.id(false)?)?));
+    print_json(&view(&context.store.load(given.id())?));
     Ok(())
 }
 
@@ -94,7 +94,7 @@ pub(super) fn list(context: &Context, given: &Arguments) -> Result<(), OciError>
             );
             print(&table(&rows));
         }
-        Some(other) => return Err(OciError::Usage(format!("invalid format option {other:?}"))),
+        Some(_) => return Err(OciError::Usage("invalid format option".into())),
     }
     Ok(())
 }
@@ -123,7 +123,7 @@ fn owner(dir: &std::path::Path) -> String {
 }
 
 pub(super) fn ps(context: &Context, given: &Arguments) -> Result<(), OciError> {
-    let container = context.store.load(given.id(true)?)?;
+    let container = context.store.load(given.id())?;
     let pids = container.cgroup()?.pids();
     match given.value("format") {
         Some("json") => {
@@ -131,7 +131,7 @@ pub(super) fn ps(context: &Context, given: &Arguments) -> Result<(), OciError> {
             Ok(())
         }
         None | Some("table") => process_table(&pids, &given.positional[1..]),
-        Some(other) => Err(OciError::Usage(format!("invalid format option {other:?}"))),
+        Some(_) => Err(OciError::Usage("invalid format option".into())),
     }
 }
 
@@ -159,19 +159,18 @@ fn process_table(pids: &[i32], options: &[String]) -> Result<(), OciError> {
 }
 
 pub(super) fn events(context: &Context, given: &Arguments) -> Result<(), OciError> {
-    let container = context.store.load(given.id(false)?)?;
+    let container = context.store.load(given.id())?;
     let id = container.record.id.as_str();
-    let group = container.cgroup()?;
+    let (interval, group) = (duration(given.value("interval").unwrap_or("5s"))?, container.cgroup()?);
     let event =
         |kind: &str, data: Value| print(&format!("{}\n", json!({ "type": kind, "id": id, "data": data })));
     if given.has("stats") {
         if container.status() == Status::Stopped {
-            return Err(OciError::refused("container is not running"));
+            return Err(OciError::refused(format!("container with id {id} is not running")));
         }
         event("stats", stats(&group.stats()));
         return Ok(());
     }
-    let interval = duration(given.value("interval").unwrap_or("5s"))?;
     let mut kills = group.oom_kills();
     while container.status() != Status::Stopped {
         event("stats", stats(&group.stats()));

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use corten_wire::oci_runtime::{Capabilities, Rlimit};
+use corten_wire::oci_runtime::{Capabilities, IdMapping, Namespace, NamespaceKind, Rlimit, Spec};
 use serde_json::json;
 
 use super::arguments::Arguments;
@@ -128,25 +128,47 @@ pub(super) fn spec(given: &Arguments) -> Result<(), OciError> {
     if let Some(linux) = &mut spec.linux {
         linux.cgroups_path = None;
     }
+    if given.has("rootless") {
+        make_rootless(&mut spec);
+    }
     let text = serde_json::to_string_pretty(&spec).map_err(|e| refused(e.to_string()))?;
     write_new(&dir.join("config.json"), &text)
+}
+
+/// Changes a configuration so that the user who asks can run it, with nothing but their own ids.
+fn make_rootless(spec: &mut Spec) {
+    let linux = spec.linux.get_or_insert_default();
+    linux.resources = None;
+    linux.namespaces.retain(|n| !matches!(n.kind, NamespaceKind::Network | NamespaceKind::User));
+    linux.namespaces.push(Namespace { kind: NamespaceKind::User, path: None });
+    let own = |id| vec![IdMapping { container_id: 0, host_id: id, size: 1 }];
+    linux.uid_mappings = own(rustix::process::geteuid().as_raw());
+    linux.gid_mappings = own(rustix::process::getegid().as_raw());
+    for mount in &mut spec.mounts {
+        // There are no such ids inside.
+        mount.options.retain(|o| !(o.starts_with("uid=") || o.starts_with("gid=")));
+        if mount.destination == Path::new("/sys") {
+            // Without a network namespace of its own no new one can be mounted.
+            mount.fstype = "none".into();
+            mount.source = "/sys".into();
+            mount.options = ["rbind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned).to_vec();
+        }
+    }
 }
 
 fn write_new(path: &Path, text: &str) -> Result<(), OciError> {
     let file = std::fs::File::options().write(true).create_new(true).open(path);
     let mut file = file.map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            OciError::refused(format!("File {} exists. Remove it first", path.display()))
-        }
+        std::io::ErrorKind::AlreadyExists => OciError::refused(format!(
+            "File {} exists. Remove it first",
+            path.file_name().unwrap_or_default().display()
+        )),
         _ => OciError::io(format_args!("open {}", path.display()))(e),
     })?;
     file.write_all(text.as_bytes()).map_err(OciError::io(format_args!("write {}", path.display())))
 }
 
-pub(super) fn features(given: &Arguments) -> Result<(), OciError> {
-    if !given.positional.is_empty() {
-        return Err(OciError::Usage("exactly 0 arguments required".into()));
-    }
+pub(super) fn features() {
     print_json(&json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
@@ -172,6 +194,7 @@ pub(super) fn features(given: &Arguments) -> Result<(), OciError> {
         },
         // COMPAT: what runc's callers ask before they offer checkpoints.
         "annotations": { "org.opencontainers.runc.checkpoint.enabled": "true" },
+        // It makes criu read a file that the configuration names.
+        "potentiallyUnsafeConfigAnnotations": ["org.criu.config"],
     }));
-    Ok(())
 }

@@ -7,6 +7,7 @@ mod attributes;
 mod bench;
 mod cgroup2;
 mod checkpoint;
+mod command_line;
 mod harness;
 mod inside;
 mod lifecycle;

@@ -27,8 +27,8 @@ impl Bundle {
         std::fs::create_dir_all(base.join("bundle/rootfs/bin")).unwrap();
         std::fs::copy("/bin/busybox", base.join("bundle/rootfs/bin/busybox")).unwrap();
         for applet in [
-            "sh", "cat", "echo", "id", "ls", "sleep", "true", "tty", "touch", "tr", "cut", "mkdir", "sed",
-            "grep", "stat",
+            "sh", "cat", "echo", "id", "ls", "sleep", "sort", "head", "true", "tty", "touch", "tr", "cut",
+            "mkdir", "sed", "grep", "stat",
         ] {
             std::os::unix::fs::symlink("busybox", base.join("bundle/rootfs/bin").join(applet)).unwrap();
         }
@@ -122,7 +122,7 @@ fn a_container_waits_for_start_and_is_gone_after_delete() {
     assert!(b.group().is_dir() && !b.base.join("bundle/rootfs/begun").exists());
     assert_eq!(
         line(&b.say(&["create", "-b", &bundle, &b.id]).1),
-        "\"container with given ID already exists\""
+        "\"runc create failed: container with given ID already exists\""
     );
     // A further process may come before the program.
     assert_eq!(b.say(&["exec", &b.id, "echo", "early"]), (0, "early\n".into()));
@@ -167,6 +167,7 @@ fn run_gives_the_programs_output_and_code_and_leaves_nothing() {
     }
     let b = Bundle::new(&["sh", "-c", "echo out; ls /proc/self/fd; exit 3"]);
     assert_eq!(b.run(&[]), (3, "out\n0\n1\n2\n3\n".into()));
+    assert_eq!(b.run(&["--no-pivot"]), (3, "out\n0\n1\n2\n3\n".into()));
     assert!(!b.group().exists() && !b.base.join("root").join(&b.id).exists());
     let b = Bundle::new(&["sleep", "60"]);
     assert_eq!(b.run(&["-d"]), (0, String::new()));
@@ -189,16 +190,19 @@ fn failures_are_told_in_the_callers_log_and_leave_nothing() {
     assert!(!b.group().exists() && !b.base.join("root").join(&b.id).exists());
     for (flags, want) in [
         (&["--systemd-cgroup", "list"][..], "--systemd-cgroup (the systemd cgroup manager) is not supported"),
-        (&["run", "--no-pivot", "-b", &bundle, "x"], "--no-pivot is not supported"),
         (&["run", "--nope", "x"], "flag provided but not defined: -nope"),
+        (&["run", "-b", &bundle, "../x"], "runc run failed: invalid container ID format"),
         (&["state", "../x"], "invalid container ID format"),
-        (&["run", "--preserve-fds", "1", "-b", &bundle, "x"], "unable to stat preserved-fd 0 (of 1)"),
+        (
+            &["run", "--preserve-fds", "1", "-b", &bundle, "x"],
+            "runc run failed: unable to stat preserved-fd 0 (of 1)",
+        ),
     ] {
         let (code, text) = b.say(flags);
         assert_eq!((code, line(&text)), (1, format!("{want:?}")), "{flags:?}");
     }
     let b = Bundle::with(&["true"], |c| c["linux"]["intelRdt"] = json!({ "closID": "x" }));
-    assert_eq!(line(&b.run(&[]).1), "\"config.json: linux.intelRdt is not supported\"");
+    assert_eq!(line(&b.run(&[]).1), "\"runc run failed: config.json: linux.intelRdt is not supported\"");
 }
 
 #[test]
