@@ -10,7 +10,7 @@
 //!                                            socket in the sandbox (or the host, for its loopback) ──▶ upstream
 //! ```
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -48,16 +48,35 @@ impl Listener {
         let tcp = TcpListener::bind((ADDRESS, 0))?;
         udp.set_nonblocking(true)?;
         tcp.set_nonblocking(true)?;
+        let opened = Self { udp, tcp };
+        opened.lead_here()?;
+        Ok(opened)
+    }
+
+    /// Takes up the sockets of an earlier daemon, in the calling thread's namespace.
+    pub(crate) fn adopt_here(kept: Vec<OwnedFd>) -> io::Result<Self> {
+        let [udp, tcp] = <[OwnedFd; 2]>::try_from(kept).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let adopted = Self { udp: udp.into(), tcp: tcp.into() };
+        adopted.lead_here()?;
+        Ok(adopted)
+    }
+
+    /// Copies of the sockets, for [`Listener::adopt_here`].
+    pub(crate) fn copies(&self) -> io::Result<Vec<OwnedFd>> {
+        Ok(vec![self.udp.try_clone()?.into(), self.tcp.try_clone()?.into()])
+    }
+
+    fn lead_here(&self) -> io::Result<()> {
         let mut table = Table::open(TableFamily::Ip, "corten-dns".to_owned())?;
-        table.commit(&plan::sandbox_dns(udp.local_addr()?.port(), tcp.local_addr()?.port()))?;
-        Ok(Self { udp, tcp })
+        table.commit(&plan::sandbox_dns(self.udp.local_addr()?.port(), self.tcp.local_addr()?.port()))?;
+        Ok(())
     }
 }
 
 /// What the thread is told.
 #[derive(Debug)]
 enum Order {
-    Serve(Id, Listener),
+    Serve(Id, Arc<Listener>),
     Stop(Id),
 }
 
@@ -65,7 +84,7 @@ enum Order {
 #[derive(Debug)]
 pub(crate) struct Dns {
     zones: Arc<Mutex<Zones>>,
-    served: Mutex<HashSet<Id>>,
+    served: Mutex<HashMap<Id, Arc<Listener>>>,
     running: Mutex<Option<Worker<Order>>>,
     directory: PathBuf,
     home: Arc<OwnedFd>,
@@ -85,7 +104,13 @@ impl Dns {
 
     /// Whether the sandbox has its sockets.
     pub(crate) fn serves(&self, container: &Id) -> bool {
-        lock(&self.served).contains(container)
+        lock(&self.served).contains_key(container)
+    }
+
+    /// Copies of the sandbox's sockets; none where it has none.
+    pub(crate) fn sockets(&self, container: &Id) -> io::Result<Vec<OwnedFd>> {
+        let listener = lock(&self.served).get(container).cloned();
+        listener.map_or(Ok(Vec::new()), |listener| listener.copies())
     }
 
     /// Answers on these sockets from now on.
@@ -94,17 +119,18 @@ impl Dns {
         if running.is_none() {
             *running = Some(self.start()?);
         }
+        let listener = Arc::new(listener);
         if let Some(running) = running.as_ref() {
-            running.order(Order::Serve(container.clone(), listener))?;
+            running.order(Order::Serve(container.clone(), Arc::clone(&listener)))?;
         }
-        lock(&self.served).insert(container.clone());
+        lock(&self.served).insert(container.clone(), listener);
         Ok(())
     }
 
     /// Closes the sandbox's sockets, which keep its namespace alive.
     pub(crate) fn stop(&self, container: &Id) {
         lock(&self.zones).set_view(container, None);
-        if !lock(&self.served).remove(container) {
+        if lock(&self.served).remove(container).is_none() {
             return;
         }
         if let Some(running) = lock(&self.running).as_ref() {

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -237,6 +238,15 @@ impl Net {
         self.0.dns.stop(container);
         self.0.sandboxes.ensure_none(container);
         Ok(())
+    }
+
+    /// The sockets that the sandbox's names are asked for on; none where they are not served. Whoever keeps them while
+    /// no daemon runs keeps the questions: [`Net::restore`] takes them up.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub fn name_sockets(&self, container: &Id) -> io::Result<Vec<OwnedFd>> {
+        self.0.dns.sockets(container)
     }
 
     /// Where the container's namespace is (`NetworkSettings.SandboxKey`), whether or not it exists.

@@ -144,6 +144,17 @@ impl Connection {
     }
 }
 
+/// The shim of a container that an earlier daemon started.
+#[derive(Debug)]
+pub struct Reconnected {
+    /// The handle.
+    pub shim: Shim,
+    /// What the shim knows.
+    pub state: ShimState,
+    /// What the earlier daemon left there, see [`Shim::entrust`].
+    pub kept: Vec<OwnedFd>,
+}
+
 /// A shim that was greeted; its answer is on the way.
 #[derive(Debug)]
 pub struct Greeted {
@@ -155,19 +166,23 @@ impl Greeted {
     ///
     /// # Errors
     /// As of [`Shim::connect`].
-    pub fn answer(self, monitor: &Monitor, container: &str) -> Result<(Shim, ShimState), ShimError> {
-        let reply = channel::recv::<Message>(self.socket.as_fd(), &mut channel::buffer(), true);
-        let state = match reply.map_err(ShimError::io("greet shim"))? {
-            Received::Message(Message::Reply { result: Ok(Reply::State(state)), .. }, _) => state,
-            Received::Message(Message::Reply { result: Err(fault), .. }, _) => {
-                return Err(ShimError::Fault(fault));
-            }
-            Received::Message(..) | Received::Nothing => return Err(ShimError::Protocol),
-            Received::End => return Err(ShimError::Gone),
-        };
+    pub fn answer(self, monitor: &Monitor, container: &str) -> Result<Reconnected, ShimError> {
+        let (state, kept) = self.hear()?;
         let connection = Connection::new(container.to_owned(), self.socket);
         monitor.watch(&connection)?;
-        Ok((Shim { connection }, state))
+        Ok(Reconnected { shim: Shim { connection }, state, kept })
+    }
+
+    fn hear(&self) -> Result<(ShimState, Vec<OwnedFd>), ShimError> {
+        let reply = channel::recv::<Message>(self.socket.as_fd(), &mut channel::buffer(), true);
+        match reply.map_err(ShimError::io("greet shim"))? {
+            Received::Message(Message::Reply { result: Ok(Reply::State(state)), .. }, kept) => {
+                Ok((state, kept))
+            }
+            Received::Message(Message::Reply { result: Err(fault), .. }, _) => Err(ShimError::Fault(fault)),
+            Received::Message(..) | Received::Nothing => Err(ShimError::Protocol),
+            Received::End => Err(ShimError::Gone),
+        }
     }
 }
 
@@ -178,11 +193,7 @@ impl Shim {
     ///
     /// # Errors
     /// [`ShimError::Gone`] if no shim is there: look for `exit.json`.
-    pub fn connect(
-        monitor: &Monitor,
-        container: &str,
-        directory: &Path,
-    ) -> Result<(Self, ShimState), ShimError> {
+    pub fn connect(monitor: &Monitor, container: &str, directory: &Path) -> Result<Reconnected, ShimError> {
         Self::greet(directory)?.answer(monitor, container)
     }
 
@@ -191,10 +202,22 @@ impl Shim {
     /// # Errors
     /// As of [`Shim::connect`].
     pub fn greet(directory: &Path) -> Result<Greeted, ShimError> {
+        Self::greet_with(directory, &[])
+    }
+
+    /// Has the shim of a running container keep descriptors for the next daemon, instead of those it kept before.
+    ///
+    /// # Errors
+    /// As of [`Shim::connect`].
+    pub fn entrust(directory: &Path, fds: &[BorrowedFd<'_>]) -> Result<(), ShimError> {
+        Self::greet_with(directory, fds)?.hear().map(drop)
+    }
+
+    fn greet_with(directory: &Path, fds: &[BorrowedFd<'_>]) -> Result<Greeted, ShimError> {
         let socket = corten_sys::seqpacket::connect(&directory.join(SOCKET_NAME))
             .map_err(ShimError::io("connect to shim"))?;
         let hello = Request { seq: 0, call: Call::Hello { version: VERSION } };
-        channel::send(socket.as_fd(), &hello, &[], true).map_err(ShimError::io("greet shim"))?;
+        channel::send(socket.as_fd(), &hello, fds, true).map_err(ShimError::io("greet shim"))?;
         Ok(Greeted { socket })
     }
 

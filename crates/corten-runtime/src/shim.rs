@@ -97,6 +97,8 @@ struct Shim {
     listener: Option<OwnedFd>,
     connections: Vec<Connection>,
     block: Vec<u8>,
+    /// What the daemon wants to find again, see [`Call::Hello`](corten_wire::shim::Call::Hello).
+    kept: Vec<OwnedFd>,
     /// Kept until everybody knows of the container's end, see [`crate::container::Launched`].
     _root: Option<OwnedFd>,
 }
@@ -280,6 +282,8 @@ impl Shim {
         let exit = Exit { code: ended.code(), signal, oom, at: i64::try_from(at).unwrap_or(i64::MAX) };
         self.exit = Some(exit);
         self.outputs = [None, None];
+        // Sockets would keep the network namespace.
+        self.kept.clear();
         self.input.pipe = None;
         self.input.pending.clear();
         let durability = corten_base::fs::Durability::Process;

@@ -78,7 +78,8 @@ pub struct Bootstrap {
     pub stdin: Stdin,
     /// Where output is recorded.
     pub logging: Logging,
-    /// Clients attached before the first byte; one descriptor (unix stream socket) each, in this order.
+    /// Clients attached before the first byte; one descriptor (unix stream socket) each, in this order. Descriptors
+    /// beyond those are kept for the next daemon, see [`Call::Hello`].
     #[serde(default)]
     pub attach: Vec<Attach>,
 }
@@ -252,6 +253,10 @@ pub struct Request {
 #[serde(rename_all = "snake_case")]
 pub enum Call {
     /// First on a connection to `shim.sock`. Reply: [`Reply::State`].
+    ///
+    /// Descriptors that come along are kept, instead of those kept before, until the container's first process has
+    /// ended. To a Hello without any the reply brings what is kept: so a daemon finds the sockets of the one before it
+    /// with everything that arrived meanwhile.
     Hello {
         /// [`VERSION`] of the daemon.
         version: u32,

@@ -6,7 +6,7 @@
 //!  delete:  record ─▶ writable layer ─▶ directories ─▶ volumes
 //! ```
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use corten_base::db::Commit;
 use corten_base::fs::{Durability, replace};
 use corten_base::{Id, Kind};
 use corten_net::Upstream;
-use corten_runtime::client::{Shim, ShimError};
+use corten_runtime::client::{Reconnected, Shim, ShimError};
 use corten_wire::shim::{self, Attach, Bootstrap, ForeignRuntime, Logging, Rootfs, Started, Stdin, UserSpec};
 use serde::{Deserialize, Serialize};
 
@@ -266,7 +266,6 @@ fn volumes(shared: &Shared, record: &ContainerRecord) -> Result<Vec<String>> {
 
 /// Mounts an image at its place in the run directory.
 fn image(shared: &Shared, mount: &MountRecord) -> Result<()> {
-    use std::os::fd::AsFd;
     let gone = || Error::NoSuchImage(mount.name.clone());
     let image = mount.image.as_ref().and_then(|id| shared.images.get(id)).ok_or_else(gone)?;
     let tree = shared.images.snapshots().mount_files(&image.layers())?;
@@ -325,7 +324,8 @@ fn start(
         &shared.config().cdi_dirs,
         record.config.user.split(':').next().and_then(|u| u.parse().ok()).filter(|uid| *uid != 0),
     )?;
-    let (wants, streams): (Vec<Attach>, Vec<OwnedFd>) = begin.attach.into_iter().unzip();
+    let (wants, mut streams): (Vec<Attach>, Vec<OwnedFd>) = begin.attach.into_iter().unzip();
+    streams.extend(name_sockets(shared, &record.id));
     let (c, h) = (&record.config, &record.host);
     let mut group_add = h.group_add.clone().unwrap_or_default();
     group_add.extend(devices.groups.iter().map(u32::to_string));
@@ -562,10 +562,29 @@ fn delete_files(shared: &Shared, id: &Id) {
     }
 }
 
+/// What the shim keeps, so that questions for names wait for the next daemon.
+fn name_sockets(shared: &Shared, id: &Id) -> Vec<OwnedFd> {
+    shared.networks.net().name_sockets(id).unwrap_or_else(|error| {
+        tracing::warn!(container.id = %id, %error, "names are not asked for while no daemon runs");
+        Vec::new()
+    })
+}
+
+/// Has the shim of a running container keep the sockets that [`launch`] could not give it yet.
+pub(crate) fn entrust_names(shared: &Shared, id: &Id) {
+    let sockets = name_sockets(shared, id);
+    let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+    if !borrowed.is_empty()
+        && let Err(error) = Shim::entrust(&shared.run_dir(id), &borrowed)
+    {
+        tracing::warn!(container.id = %id, error = crate::error::chain(&error), "names are not asked for while no daemon runs");
+    }
+}
+
 /// Ends what runs without a record, and removes its directory.
 pub(crate) fn sweep_orphan(shared: &Shared, id: &Id) {
     let dir = shared.run_dir(id);
-    if let Ok((shim, _)) = Shim::connect(shared.monitor(), id.as_str(), &dir) {
+    if let Ok(Reconnected { shim, .. }) = Shim::connect(shared.monitor(), id.as_str(), &dir) {
         tracing::warn!(container.id = %id, "a container without a record is ended");
         shim.kill(crate::signal::KILL, true).ok();
         shim.ack();

@@ -1,6 +1,7 @@
 //! Opening: what an earlier daemon left is taken over by the ordinary code, what has no record is swept.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -10,7 +11,7 @@ use corten_base::event::Bus;
 use corten_image::Images;
 use corten_net::{Net, SandboxSpec};
 use corten_runtime::cgroup::FastJoins;
-use corten_runtime::client::{Event, Launcher, Monitor, News, Shim};
+use corten_runtime::client::{Event, Launcher, Monitor, News, Reconnected, Shim};
 use corten_wire::shim::ShimState;
 use tokio::sync::mpsc;
 
@@ -37,6 +38,8 @@ struct Finding {
     state: StateRecord,
     found: Found,
     shim: Option<Shim>,
+    /// What it kept: the sockets of its names.
+    kept: Vec<OwnedFd>,
     run: Run,
     /// It rested when the daemon ended, and nothing of its last run is left.
     at_rest: bool,
@@ -91,7 +94,7 @@ impl Engine {
 
     fn take_over(&self, findings: Vec<Finding>) -> Vec<Container> {
         let mut containers = Vec::new();
-        for Finding { record, state, found, shim, run, at_rest } in findings {
+        for Finding { record, state, found, shim, run, at_rest, .. } in findings {
             // A name that two records have is a damaged database: the second one gets another.
             let name = record.name.clone();
             let phase = match state.standing {
@@ -169,12 +172,12 @@ fn look(shared: &Shared) -> Result<Vec<Finding>> {
         })
         .collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
-    let findings = std::thread::scope(|scope| {
+    let mut findings = std::thread::scope(|scope| {
         let parts = known.chunks(known.len().div_ceil(threads).max(1));
         let parts: Vec<_> = parts.map(|part| scope.spawn(|| find(shared, part))).collect();
         parts.into_iter().flat_map(|part| part.join().expect("looking does not panic")).collect::<Vec<_>>()
     });
-    restore_networks(shared, &findings)?;
+    restore_networks(shared, &mut findings)?;
     sweep(shared, &findings, states.into_keys().collect())?;
     Ok(findings)
 }
@@ -197,10 +200,13 @@ fn find_one(
     id: &str,
     record: Arc<ContainerRecord>,
     stored: Option<StateRecord>,
-    shim: Option<(Shim, ShimState)>,
+    shim: Option<Reconnected>,
 ) -> Finding {
     let dir = shared.run_dir(&record.id);
-    let (shim, state) = shim.unzip();
+    let (shim, state, kept) = match shim {
+        Some(Reconnected { shim, state, kept }) => (Some(shim), Some(state), kept),
+        None => (None, None, Vec::new()),
+    };
     let found = match state {
         Some(ShimState { exit: Some(exit), .. }) => Found::Ended(container::phase_exit(exit)),
         Some(state) => Found::Alive {
@@ -228,7 +234,7 @@ fn find_one(
             }
             _ => false,
         };
-    Finding { record, state, found, shim, run, at_rest }
+    Finding { record, state, found, shim, kept, run, at_rest }
 }
 
 /// All records: those of the database, and transient ones that it had not written yet.
@@ -258,7 +264,7 @@ fn ids(dir: &Path) -> Vec<Id> {
     entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
 }
 
-fn restore_networks(shared: &Shared, findings: &[Finding]) -> Result<()> {
+fn restore_networks(shared: &Shared, findings: &mut [Finding]) -> Result<()> {
     let endpoints: Vec<_> =
         findings.iter().flat_map(|f| f.run.endpoints.iter().filter_map(|e| e.attached.clone())).collect();
     let sandboxes: Vec<_> = findings
@@ -271,7 +277,8 @@ fn restore_networks(shared: &Shared, findings: &[Finding]) -> Result<()> {
             users: None,
         })
         .collect();
-    for error in shared.networks.net().restore(&shared.networks.plans(), &endpoints, &sandboxes)? {
+    let kept = findings.iter_mut().map(|f| (f.record.id.clone(), std::mem::take(&mut f.kept))).collect();
+    for error in shared.networks.net().restore(&shared.networks.plans(), &endpoints, &sandboxes, kept)? {
         tracing::warn!(%error, "network cannot be restored completely");
     }
     Ok(())

@@ -48,8 +48,8 @@ pub(super) struct Server {
 /// What a token stands for.
 #[derive(Debug)]
 enum Source {
-    Udp { container: Id, socket: UdpSocket },
-    Tcp { container: Id, socket: TcpListener },
+    Udp { container: Id, listener: Arc<Listener> },
+    Tcp { container: Id, listener: Arc<Listener> },
     Client(Client),
     Question(Question),
 }
@@ -133,12 +133,10 @@ impl Server {
     fn take_orders(&mut self) -> bool {
         loop {
             match self.orders.next() {
-                Ok(Order::Serve(container, Listener { udp, tcp })) => {
-                    self.add(
-                        Source::Udp { container: container.clone(), socket: udp },
-                        epoll::EventFlags::IN,
-                    );
-                    self.add(Source::Tcp { container, socket: tcp }, epoll::EventFlags::IN);
+                Ok(Order::Serve(container, listener)) => {
+                    let udp = Source::Udp { container: container.clone(), listener: Arc::clone(&listener) };
+                    self.add(udp, epoll::EventFlags::IN);
+                    self.add(Source::Tcp { container, listener }, epoll::EventFlags::IN);
                 }
                 Ok(Order::Stop(stopped)) => self.sources.retain(|_, source| *source.container() != stopped),
                 Err(TryRecvError::Empty) => return true,
@@ -163,13 +161,13 @@ impl Server {
     fn ready(&mut self, token: u64) {
         let Some(source) = self.sources.remove(&token) else { return };
         match source {
-            Source::Udp { container, socket } => {
-                self.datagrams(token, &container, &socket);
-                self.sources.insert(token, Source::Udp { container, socket });
+            Source::Udp { container, listener } => {
+                self.datagrams(token, &container, &listener.udp);
+                self.sources.insert(token, Source::Udp { container, listener });
             }
-            Source::Tcp { container, socket } => {
-                self.accept(&container, &socket);
-                self.sources.insert(token, Source::Tcp { container, socket });
+            Source::Tcp { container, listener } => {
+                self.accept(&container, &listener.tcp);
+                self.sources.insert(token, Source::Tcp { container, listener });
             }
             Source::Client(client) => self.client(token, client),
             Source::Question(question) => self.upstream(token, question),
@@ -334,8 +332,8 @@ impl Server {
     fn finish(&mut self, asker: Asker, reply: &[u8]) {
         match asker {
             Asker::Datagram { token, from } => {
-                if let Some(Source::Udp { socket, .. }) = self.sources.get(&token) {
-                    let _ = socket.send_to(reply, from);
+                if let Some(Source::Udp { listener, .. }) = self.sources.get(&token) {
+                    let _ = listener.udp.send_to(reply, from);
                 }
             }
             Asker::Client { token } => {
@@ -382,8 +380,8 @@ impl Source {
 
     fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
         match self {
-            Self::Udp { socket, .. } => socket.as_fd(),
-            Self::Tcp { socket, .. } => socket.as_fd(),
+            Self::Udp { listener, .. } => listener.udp.as_fd(),
+            Self::Tcp { listener, .. } => listener.tcp.as_fd(),
             Self::Client(client) => client.stream.as_fd(),
             Self::Question(question) => match &question.connection {
                 Connection::Udp(socket) => socket.as_fd(),

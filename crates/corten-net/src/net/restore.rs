@@ -1,7 +1,8 @@
 //! Taking over what an earlier daemon left, and sweeping away what nobody knows any more.
 
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use corten_base::Id;
 use corten_sys::netns;
@@ -17,7 +18,8 @@ use crate::route::Changes;
 impl Net {
     /// Takes over what an earlier daemon left: networks are made again where something is missing, endpoints of
     /// running containers keep their addresses, ports and names, everything without a record is swept away.
-    /// Failures of single networks or endpoints are returned, not fatal.
+    /// Failures of single networks or endpoints are returned, not fatal. `kept` are the sockets of
+    /// [`Net::name_sockets`], by container.
     ///
     /// To be called at every start, after which the packet filter is as it should be; until then the rules of an earlier
     /// daemon stay. [`Net::ensure_default_network`] comes before; `networks` may name
@@ -27,6 +29,7 @@ impl Net {
         networks: &[NetworkRecord],
         endpoints: &[EndpointRecord],
         sandboxes: &[SandboxSpec],
+        mut kept: HashMap<Id, Vec<OwnedFd>>,
     ) -> Result<Vec<NetError>, NetError> {
         let mut failures = Vec::new();
         for network in networks {
@@ -52,32 +55,56 @@ impl Net {
         };
         failures
             .extend(self.0.relay.open(relayed).map_err(NetError::kernel("carry published IPv6 ports")).err());
-        failures.extend(endpoints.iter().filter_map(|e| self.restore_names(e).err()));
+        // All names are known before the first question is heard: some wait already.
+        let mut asking = Vec::new();
+        for endpoint in endpoints {
+            match self.restore_names(endpoint) {
+                Ok(true) => asking.push(endpoint),
+                Ok(false) => {}
+                Err(error) => failures.push(error),
+            }
+        }
+        failures.extend(asking.iter().filter_map(|e| self.listen(e, &mut kept).err()));
         self.sweep()?;
         Ok(failures)
     }
 
-    fn restore_names(&self, endpoint: &EndpointRecord) -> Result<(), NetError> {
+    /// Makes an endpoint's names known; whether its container asks for names.
+    fn restore_names(&self, endpoint: &EndpointRecord) -> Result<bool, NetError> {
         let (view, network) = {
             let state = lock(&self.0.state);
             (link::view(&state, &endpoint.container), state.network(&endpoint.network)?.clone())
         };
         if !network.resolves_names() {
-            return Ok(());
-        }
-        if !self.0.dns.serves(&endpoint.container) {
-            self.listen(&endpoint.container)
-                .map_err(NetError::kernel(format!("serve names in the sandbox of {}", endpoint.name)))?;
+            return Ok(false);
         }
         self.0.dns.announce(endpoint, &network.name);
         self.0.dns.set_view(&endpoint.container, view);
-        Ok(())
+        Ok(true)
     }
 
-    fn listen(&self, container: &Id) -> io::Result<()> {
-        let ns = netns::open(&self.0.sandboxes.path(container))?;
-        let listener = netns::run_in(ns.as_fd(), Listener::open_here)?;
-        self.0.dns.serve(container, listener)
+    /// Answers in the endpoint's sandbox, on the sockets that were kept, where there are any.
+    fn listen(
+        &self,
+        endpoint: &EndpointRecord,
+        kept: &mut HashMap<Id, Vec<OwnedFd>>,
+    ) -> Result<(), NetError> {
+        let container = &endpoint.container;
+        if self.0.dns.serves(container) {
+            return Ok(());
+        }
+        let kept = kept.remove(container).unwrap_or_default();
+        let open = || -> io::Result<()> {
+            let ns = netns::open(&self.0.sandboxes.path(container))?;
+            let listener = netns::run_in(ns.as_fd(), || {
+                if kept.is_empty() {
+                    return Listener::open_here();
+                }
+                Listener::adopt_here(kept).or_else(|_| Listener::open_here())
+            })?;
+            self.0.dns.serve(container, listener)
+        };
+        open().map_err(NetError::kernel(format!("serve names in the sandbox of {}", endpoint.name)))
     }
 
     /// Removes namespaces, ports of our bridges and bridges that have no record.

@@ -1,6 +1,6 @@
 //! Networks: addresses, isolation, what survives a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 
 use corten_base::{Id, Kind};
@@ -195,7 +195,12 @@ fn a_restart_keeps_everything_and_sweeps_the_rest() {
         assert_eq!(net.ensure_default_network(bridge.id.clone()).unwrap().unwrap(), bridge);
         let sandbox = SandboxSpec { container: web.id.clone(), upstreams: Vec::new(), users: None };
         let failures = net
-            .restore(&[bridge.clone(), one.clone()], &web.endpoints, std::slice::from_ref(&sandbox))
+            .restore(
+                &[bridge.clone(), one.clone()],
+                &web.endpoints,
+                std::slice::from_ref(&sandbox),
+                HashMap::new(),
+            )
             .unwrap();
         assert!(failures.is_empty(), "{failures:?}");
         assert!(ask(Some(&out), "198.51.100.1:8080").is_some());
@@ -230,7 +235,7 @@ fn two_daemons_side_by_side() {
         assert_eq!(ask(Some(&b.ns), &format!("{}:80", a.ip())), None);
         let tables = sh("nft list tables");
         assert!(tables.contains("corten-test") && tables.contains("corten-other"), "{tables}");
-        second.restore(&[], &[], &[]).unwrap();
+        second.restore(&[], &[], &[], HashMap::new()).unwrap();
         assert!(sh("ip -o link").contains("docker0"), "the sweeper takes its own only");
     });
 }
@@ -343,7 +348,7 @@ fn the_host_does_not_become_a_router() {
         // The next daemon finds forwarding on, and keeps what the first one made.
         let net = Net::open(config("test")).unwrap();
         net.ensure_default_network(bridge.id).unwrap();
-        net.restore(&[], &[], &[]).unwrap();
+        net.restore(&[], &[], &[], HashMap::new()).unwrap();
         assert!(!net.verify().unwrap());
         assert_eq!(ask(Some(&sides[0]), "10.2.0.202:80"), None);
         net.retire().unwrap();
@@ -417,8 +422,12 @@ fn bandwidth_is_limited_in_each_direction() {
         net.ensure_default_network(bridge.id).unwrap();
         let spec =
             |c: &Container| SandboxSpec { container: c.id.clone(), upstreams: Vec::new(), users: None };
-        let failures =
-            net.restore(&[], &[record.clone(), free.endpoints[0].clone()], &[spec(&slow), spec(&free)]);
+        let failures = net.restore(
+            &[],
+            &[record.clone(), free.endpoints[0].clone()],
+            &[spec(&slow), spec(&free)],
+            HashMap::new(),
+        );
         assert!(failures.unwrap().is_empty());
         assert!(limited(transfer(&slow.ns, &free.ns, &free_at)), "out, still");
         net.set_rates(&record.id, rates(0, 0)).unwrap();

@@ -68,7 +68,16 @@ impl Shim {
             Call::Hello { version } if version < VERSION => {
                 Err(fault(Kind::Unsupported, "hello", "the daemon is older than the shim"))
             }
-            Call::Hello { .. } | Call::State => Ok((Reply::State(self.state()), Vec::new())),
+            Call::Hello { .. } if self.exit.is_none() && !fds.is_empty() => {
+                self.kept = fds;
+                Ok((Reply::State(self.state()), Vec::new()))
+            }
+            Call::Hello { .. } => {
+                let kept = self.kept.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>();
+                // A daemon without them opens new ones.
+                Ok((Reply::State(self.state()), kept.unwrap_or_default()))
+            }
+            Call::State => Ok((Reply::State(self.state()), Vec::new())),
             Call::Kill { signal, all } => self.kill(signal, all),
             Call::Pause => self.freeze(true),
             Call::Resume => self.freeze(false),

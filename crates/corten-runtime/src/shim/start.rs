@@ -66,7 +66,7 @@ fn wrong(text: &str) -> Fault {
     StepError::new("bootstrap", text).into_fault(Way::Create)
 }
 
-fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>) -> Result<Shim, Fault> {
+fn start(bootstrap: Bootstrap, mut fds: Vec<OwnedFd>) -> Result<Shim, Fault> {
     if bootstrap.version < VERSION || bootstrap.version > VERSION + 2 {
         return Err(wrong("the daemon and the shim are of different versions"));
     }
@@ -74,9 +74,10 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>) -> Result<Shim, Fault> {
     if bootstrap.spec.hooks.is_some() && bootstrap.runtime.is_none() {
         return Err(wrong("hooks belong to the OCI command line"));
     }
-    if fds.len() != bootstrap.attach.len() {
+    if fds.len() < bootstrap.attach.len() {
         return Err(wrong("one stream is needed for each attached client"));
     }
+    let kept = fds.split_off(bootstrap.attach.len());
     let fail = |e: StepError| e.into_fault(Way::Create);
     let log = Log::open(&bootstrap.logging).map_err(|e| {
         let path = bootstrap.logging.path.display();
@@ -135,6 +136,7 @@ fn start(bootstrap: Bootstrap, fds: Vec<OwnedFd>) -> Result<Shim, Fault> {
         signals,
         listener: None,
         connections: Vec::new(),
+        kept,
         _root: launched.root,
         block: Vec::new(),
         cgroup,

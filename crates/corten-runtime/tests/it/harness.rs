@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use corten_runtime::cgroup::Cgroup;
-use corten_runtime::client::{Event, Launcher, Monitor, News, Shim, ShimError};
+use corten_runtime::client::{Event, Launcher, Monitor, News, Reconnected, Shim, ShimError};
 use corten_runtime::spec::{Ns, SpecInput, build};
 use corten_wire::shim::*;
 
@@ -126,6 +126,10 @@ impl Fixture {
     }
 
     pub(crate) fn connect(&self) -> Result<(Shim, ShimState), ShimError> {
+        self.reconnect().map(|found| (found.shim, found.state))
+    }
+
+    pub(crate) fn reconnect(&self) -> Result<Reconnected, ShimError> {
         Shim::connect(&self.monitor, &self.id, &self.bootstrap.dir)
     }
 

@@ -2,10 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use crate::harness::{Fixture, privileged};
+use corten_runtime::client::{Reconnected, Shim};
 use corten_wire::shim::{Attach, LogDriver, Stdin};
 
 const BOTH: Attach = Attach { stdin: true, stdout: true, stderr: true };
@@ -43,6 +44,41 @@ fn input_reaches_the_container_and_its_end_too() {
     client.read_to_end(&mut bytes).unwrap();
     assert_eq!(demux(&bytes), (b"ping\n".to_vec(), vec![]));
     assert_eq!(b.exit().code, 0);
+    shim.ack();
+}
+
+#[test]
+fn what_a_daemon_leaves_the_next_one_finds() {
+    if !privileged() {
+        return;
+    }
+    let mut b = Fixture::new(&["cat"]);
+    b.bootstrap.stdin = Stdin { open: true, once: true };
+    let (client, mut fds) = attached(&mut b);
+    let (mut first, kept) = UnixStream::pair().unwrap();
+    fds.push(kept.into());
+    let (shim, _) = b.start_attached(fds).unwrap();
+    let read = |found: Reconnected| {
+        let [kept] = <[OwnedFd; 1]>::try_from(found.kept).unwrap();
+        let mut text = [0; 16];
+        let length = UnixStream::from(kept).read(&mut text).unwrap();
+        text[..length].to_vec()
+    };
+    first.write_all(b"one").unwrap();
+    assert_eq!(read(b.reconnect().unwrap()), b"one");
+    first.write_all(b"again").unwrap();
+    assert_eq!(read(b.reconnect().unwrap()), b"again");
+    let (mut second, kept) = UnixStream::pair().unwrap();
+    Shim::entrust(&b.bootstrap.dir, &[kept.as_fd()]).unwrap();
+    drop(kept);
+    second.write_all(b"two").unwrap();
+    assert_eq!(read(b.reconnect().unwrap()), b"two");
+    assert_eq!(first.read(&mut [0]).unwrap(), 0, "what is replaced is closed");
+    // Sockets would keep the network namespace of a container that has ended.
+    drop(client);
+    assert_eq!(b.exit().code, 0);
+    assert!(b.reconnect().unwrap().kept.is_empty());
+    assert_eq!(second.read(&mut [0]).unwrap(), 0);
     shim.ack();
 }
 

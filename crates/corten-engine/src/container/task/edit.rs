@@ -197,6 +197,7 @@ impl Task {
                 if let Err(error) = endpoints::endpoint_came(&shared, &record, &endpoint) {
                     tracing::warn!(container.id = %record.id, error = error.chain(), "the files of a container are not up to date");
                 }
+                launch::entrust_names(&shared, &record.id);
                 Ok(endpoint)
             })
             .await?;

@@ -1,6 +1,7 @@
 //! The name server of user-defined networks: what it answers, whom it asks, and from where.
 
-use std::net::{IpAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -109,9 +110,8 @@ fn ask_with(place: &Place, question: &[u8]) -> Answer {
 }
 
 fn ask_by_tcp(place: &Place, name: &str, kind: u16) -> Answer {
-    use std::io::{Read, Write};
     place.run(|| {
-        let mut stream = std::net::TcpStream::connect("127.0.0.11:53").expect("a connection");
+        let mut stream = TcpStream::connect("127.0.0.11:53").expect("a connection");
         stream.set_read_timeout(Some(Duration::from_secs(15))).expect("talk to 127.0.0.11");
         let question = question(name, kind, false);
         stream
@@ -264,4 +264,45 @@ fn servers_of_the_daemon_and_of_the_hosts_loopback() {
     let place = hosts.run("asker", &["--network", "net"]);
     assert_eq!(ask(&place, "some.test", A).code, NO_SUCH_NAME);
     assert_eq!(asked(&asked_there), [("127.0.0.1".parse().unwrap(), "some.test.".to_owned())]);
+}
+
+/// The shims keep the sockets: what is asked while no daemon runs waits for the next one.
+#[test]
+fn questions_wait_while_the_daemon_is_dead() {
+    let mut hosts = Hosts::start();
+    hosts.network("net", &[]);
+    let at_once = hosts.run("at-once", &["--network", "net"]);
+    let connected = hosts.run("connected", &[]);
+    hosts.daemon.docker(["network", "connect", "net", "connected"]).ok();
+    let want = [hosts.ip("at-once", "net")];
+    // The second time they are the sockets that a daemon took up.
+    for _ in 0..2 {
+        hosts.daemon.kill();
+        let question = question("at-once", A, false);
+        let mut asked = Vec::new();
+        for place in [&at_once, &connected] {
+            let (datagram, mut stream) = place.run(|| {
+                let datagram = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+                datagram.connect("127.0.0.11:53").expect("connected");
+                (datagram, TcpStream::connect("127.0.0.11:53").expect("the kernel accepts"))
+            });
+            datagram.send(&question).expect("nobody refuses it");
+            let length = u16::try_from(question.len()).expect("a short question").to_be_bytes();
+            stream.write_all(&[&length[..], &question].concat()).expect("nobody refuses it");
+            asked.push((datagram, stream));
+        }
+        hosts.daemon.restart();
+        for (datagram, mut stream) in asked {
+            let mut buffer = [0; 4096];
+            datagram.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+            let length = datagram.recv(&mut buffer).expect("an answer");
+            assert_eq!(read_answer(&buffer[..length]).records, want);
+            stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+            stream.read_exact(&mut buffer[..2]).expect("an answer");
+            let length = usize::from(u16::from_be_bytes([buffer[0], buffer[1]]));
+            stream.read_exact(&mut buffer[..length]).expect("an answer");
+            assert_eq!(read_answer(&buffer[..length]).records, want);
+        }
+        assert_eq!(ask(&connected, "at-once", A).records, want);
+    }
 }
