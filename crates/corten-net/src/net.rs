@@ -257,16 +257,16 @@ impl Net {
 
     /// Connects a sandbox to a network: address, link, routes, ports, names. All or nothing.
     pub fn attach(&self, spec: EndpointSpec) -> Result<EndpointRecord, NetError> {
-        let mut settings = link::parse_sysctls(&spec.sysctls)?;
+        let settings = link::parse_sysctls(&spec.sysctls)?;
         let (record, network, plan) = {
             let mut state = lock(&self.0.state);
             let record = state.add_endpoint(&spec)?;
             let network = state.network(&spec.network)?.clone();
-            if spec.mac.is_some() && network.settings.advertise {
-                // Other hardware addresses follow from the IP address, and nobody has anything to unlearn.
-                settings.push(("net/ipv4/conf/IFNAME/arp_notify".to_owned(), "1".to_owned()));
-            }
             let mut plan = link::Plan::new(&state, &record, &network, self.0.mtu, settings);
+            if spec.mac.is_some() {
+                // Other hardware addresses follow from the IP address, and nobody has anything to unlearn.
+                plan.announce(&record, &network);
+            }
             plan.add_link_local(&spec.link_local);
             (record, network, plan)
         };

@@ -192,9 +192,12 @@ pub struct Settings {
     pub mtu: Option<u32>,
     /// Prefix of link names inside containers.
     pub ifname_prefix: String,
-    /// Neighbours are told at once of an address that comes with a hardware address of the user's choice.
-    #[serde(default = "yes")]
-    pub advertise: bool,
+    /// How often neighbours are told of an address that comes with a hardware address of the user's choice.
+    #[serde(default = "announcements")]
+    pub announcements: u8,
+    /// Time between two of these, in milliseconds.
+    #[serde(default = "announcement_interval")]
+    pub announcement_interval_ms: u32,
     /// Fixed source address of outgoing IPv4.
     pub host_v4: Option<Ipv4Addr>,
     /// Fixed source address of outgoing IPv6.
@@ -206,8 +209,12 @@ pub struct Settings {
     pub ipvlan: IpvlanMode,
 }
 
-fn yes() -> bool {
-    true
+fn announcements() -> u8 {
+    3
+}
+
+fn announcement_interval() -> u32 {
+    1000
 }
 
 /// What ipvlan sub-interfaces do with packets.
@@ -312,7 +319,8 @@ pub(crate) fn settings(spec: &NetworkSpec, driver: Driver) -> Result<Settings, N
         trusted_links: Vec::new(),
         mtu: None,
         ifname_prefix: "eth".to_owned(),
-        advertise: true,
+        announcements: announcements(),
+        announcement_interval_ms: announcement_interval(),
         host_v4: None,
         host_v6: None,
         macvlan: MacvlanMode::Bridge,
@@ -336,11 +344,11 @@ pub(crate) fn settings(spec: &NetworkSpec, driver: Driver) -> Result<Settings, N
             option::MTU => settings.mtu = mtu(value)?,
             option::IFACE_PREFIX => settings.ifname_prefix = link_name(value)?,
             option::ADVERTISE_COUNT => match value.parse::<u8>() {
-                Ok(count @ 0..=3) => settings.advertise = count > 0,
+                Ok(count @ 0..=3) => settings.announcements = count,
                 _ => return Err(NetError::option(key, value, "must be an integer from 0 to 3")),
             },
             option::ADVERTISE_INTERVAL => match value.parse::<u32>() {
-                Ok(100..=2000) => {}
+                Ok(ms @ 100..=2000) => settings.announcement_interval_ms = ms,
                 _ => return Err(NetError::option(key, value, "must be an integer from 100 to 2000")),
             },
             option::HOST_IPV4 => settings.host_v4 = Some(parse(key, value)?),

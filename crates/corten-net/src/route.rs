@@ -71,6 +71,7 @@ mod ifla {
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
+    pub(crate) mac: Option<Mac>,
     pub(crate) kind: String,
     pub(crate) mtu: u32,
     /// The bridge it is a port of, or 0.
@@ -267,6 +268,12 @@ impl Changes {
 
     pub(crate) fn set_mtu(&mut self, index: u32, mtu: u32) {
         self.0.message(SETLINK, 0, &link_header(0, index, 0, 0), |m| m.put_u32(ifla::MTU, mtu));
+    }
+
+    /// Sets the hardware address of a link; also where it is that already, the kernel announces the link's addresses
+    /// (`arp_notify`, `ndisc_notify`).
+    pub(crate) fn set_mac(&mut self, index: u32, mac: Mac) {
+        self.0.message(SETLINK, 0, &link_header(0, index, 0, 0), |m| m.put(ifla::ADDRESS, &mac.0));
     }
 
     pub(crate) fn set_up_named(&mut self, name: &str) {
@@ -518,6 +525,7 @@ fn parse_link(kind: u16, payload: &[u8]) -> Option<Link> {
     for (kind, value) in Attributes(&payload[16..]) {
         match kind {
             ifla::IFNAME => link.name = str_of(value),
+            ifla::ADDRESS => link.mac = value.try_into().ok().map(Mac),
             ifla::MTU => link.mtu = u32_of(value)?,
             ifla::MASTER => link.master = u32_of(value)?,
             ifla::ALIAS => link.alias = str_of(value),

@@ -17,7 +17,7 @@ use corten_base::Id;
 use corten_sys::netns::{self, Owner};
 use corten_wire::oci_runtime::IdMapping;
 
-use crate::endpoint::Users;
+use crate::endpoint::{Mac, Users};
 use crate::route::{Changes, Rtnetlink, is_absent};
 
 /// How long a link that was cut off may wait for its namespace to end.
@@ -53,6 +53,30 @@ enum Job {
     Refill,
     Unpin(PathBuf),
     DeleteLink(String),
+    Announce(PathBuf, Announcement),
+}
+
+/// Neighbours are to be told of a link's addresses: several times, as nobody confirms that he heard it.
+#[derive(Debug)]
+pub(crate) struct Announcement {
+    pub(crate) ifname: String,
+    pub(crate) mac: Mac,
+    pub(crate) left: u8,
+    pub(crate) interval: Duration,
+}
+
+impl Announcement {
+    /// Tells them once, in the namespace that `route` is of; what is left to do.
+    pub(crate) fn make(self, route: &mut Rtnetlink) -> io::Result<Self> {
+        // Somebody in the container may have given the link another, or another name.
+        let Some(link) = route.link(&self.ifname)?.filter(|link| link.mac == Some(self.mac)) else {
+            return Ok(Self { left: 0, ..self });
+        };
+        let mut changes = Changes::default();
+        changes.set_mac(link.index, self.mac);
+        route.apply(changes)?;
+        Ok(Self { left: self.left.saturating_sub(1), ..self })
+    }
 }
 
 impl Sandboxes {
@@ -153,6 +177,13 @@ impl Sandboxes {
         self.send(Job::DeleteLink(name));
     }
 
+    /// Makes the rest of an announcement, as long as the namespace is there.
+    pub(crate) fn announce_later(&self, container: &Id, announcement: Announcement) {
+        if announcement.left > 0 {
+            self.send(Job::Announce(self.path(container), announcement));
+        }
+    }
+
     fn send(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
             // The thread ends only after the sender is gone.
@@ -240,14 +271,19 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         let mut links: Vec<(Instant, String)> = Vec::new();
+        let mut announcements: Vec<(Instant, PathBuf, Announcement)> = Vec::new();
         let mut refill = Some(Instant::now());
         loop {
-            let due = links.first().map(|(due, _)| *due).into_iter().chain(refill).min();
+            let first = links.first().map(|(due, _)| *due);
+            let due = announcements.iter().map(|(due, ..)| *due).chain(first).chain(refill).min();
             let wait = due.map_or(Duration::from_secs(3600), |d| d.saturating_duration_since(Instant::now()));
             match self.queue.recv_timeout(wait) {
                 Ok(Job::Refill) => refill = Some(Instant::now() + PAUSE),
                 Ok(Job::Unpin(path)) => self.unpin(&path),
                 Ok(Job::DeleteLink(name)) => links.push((Instant::now() + LINGER, name)),
+                Ok(Job::Announce(ns, rest)) => {
+                    announcements.push((Instant::now() + rest.interval, ns, rest));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -255,6 +291,11 @@ impl Worker {
             while links.first().is_some_and(|(due, _)| *due <= now) {
                 let (_, name) = links.remove(0);
                 self.delete_link(&name);
+            }
+            for (_, ns, rest) in announcements.extract_if(.., |(due, ..)| *due <= now).collect::<Vec<_>>() {
+                if let Some(rest) = announce(&ns, rest) {
+                    announcements.push((now + rest.interval, ns, rest));
+                }
             }
             if refill.is_some_and(|due| due <= now) {
                 refill = None;
@@ -307,6 +348,13 @@ impl Worker {
             _ => {}
         }
     }
+}
+
+/// What is left to announce; nothing where the namespace is gone, or has no such link any more.
+fn announce(ns: &Path, announcement: Announcement) -> Option<Announcement> {
+    let ns = netns::open(ns).ok()?;
+    let made = netns::run_in(ns.as_fd(), || announcement.make(&mut Rtnetlink::open()?));
+    made.ok().filter(|rest| rest.left > 0)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -256,7 +256,7 @@ pub struct Packet {
     pub from: IpAddr,
     /// Destination address.
     pub to: IpAddr,
-    /// Protocol behind the IP header.
+    /// Protocol behind the IP header, or [`Packet::ARP`].
     pub protocol: u8,
     /// Source port.
     pub from_port: u16,
@@ -264,8 +264,13 @@ pub struct Packet {
     pub to_port: u16,
 }
 
+impl Packet {
+    /// No IP packet but ARP; the addresses are those it is about.
+    pub const ARP: u8 = 255;
+}
+
 impl Capture {
-    /// All IP packets since it began, or since this was last asked.
+    /// All IP and ARP packets since it began, or since this was last asked.
     #[must_use]
     pub fn packets(&self) -> Vec<Packet> {
         let mut seen = Vec::new();
@@ -288,6 +293,11 @@ fn parse(frame: &[u8]) -> Option<Packet> {
             let address =
                 |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?));
             (address(8)?, address(24)?, *packet.get(6)?, packet.get(40..)?)
+        }
+        // Who has which IPv4 address: one asks for its own to announce it.
+        (0x08, 0x06) => {
+            let address = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
+            (address(14)?, address(24)?, Packet::ARP, &[])
         }
         _ => return None,
     };

@@ -15,7 +15,7 @@ use crate::endpoint::{EndpointRecord, Mac};
 use crate::error::NetError;
 use crate::network::{Driver, GatewayMode, IpvlanMode, MacvlanMode, NetworkRecord};
 use crate::route::{Changes, Rtnetlink, Veth, is_absent};
-use crate::sandbox::{OpenSandbox, read_setting, write_setting};
+use crate::sandbox::{Announcement, OpenSandbox, read_setting, write_setting};
 use crate::state::{DefaultRoute, State};
 
 /// What an attachment comes to inside the sandbox.
@@ -29,6 +29,8 @@ pub(super) struct Plan {
     /// The default route is the link itself: the host routes what it gets.
     device_route: bool,
     settings: Vec<(String, String)>,
+    /// How often neighbours are told of the addresses.
+    announcements: u8,
     resolves_names: bool,
     network_name: String,
     view: Option<dns::View>,
@@ -58,6 +60,7 @@ impl Plan {
                 .into_iter()
                 .map(|(path, value)| (path.replace("IFNAME", &record.ifname), value))
                 .collect(),
+            announcements: 0,
             resolves_names: network.resolves_names(),
             network_name: network.name.clone(),
             view: view(state, &record.container),
@@ -71,6 +74,22 @@ impl Plan {
         let with_prefix = |a: &IpAddr| IpNet::new(*a, if a.is_ipv4() { 16 } else { 64 }).ok();
         self.addresses.extend(addresses.iter().filter_map(with_prefix));
         self.ipv6 |= addresses.iter().any(IpAddr::is_ipv6);
+    }
+
+    /// Has the neighbours told, as often as the network wants it.
+    pub(super) fn announce(&mut self, record: &EndpointRecord, network: &NetworkRecord) {
+        self.announcements = network.settings.announcements;
+        let notify = |family: &str, name: &str| {
+            (
+                format!("net/{family}/conf/{}/{name}", record.ifname),
+                u8::from(self.announcements > 0).to_string(),
+            )
+        };
+        // First, so that a setting of the user's wins.
+        self.settings.insert(0, notify("ipv4", "arp_notify"));
+        if self.ipv6 {
+            self.settings.insert(0, notify("ipv6", "ndisc_notify"));
+        }
     }
 }
 
@@ -316,6 +335,17 @@ impl Inner {
             configure(&mut sandbox.route, record, &plan).map_err(kernel("configure"))?;
         }
         self.await_forwarding(record, network).map_err(kernel("wait for the port of"))?;
+        if plan.announcements > 0 {
+            // What the kernel said when the link came up may have found the port closed.
+            let times = Announcement {
+                ifname: record.ifname.clone(),
+                mac: record.mac,
+                left: plan.announcements,
+                interval: Duration::from_millis(network.settings.announcement_interval_ms.into()),
+            };
+            let left = times.make(&mut sandbox.route).map_err(kernel("announce"))?;
+            self.sandboxes.announce_later(&record.container, left);
+        }
         if plan.resolves_names {
             self.dns.announce(record, &plan.network_name);
         }

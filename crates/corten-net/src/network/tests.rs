@@ -55,9 +55,8 @@ fn options_are_understood_or_refused() {
     assert_eq!(parse(option::BRIDGE_NAME, "gold2").unwrap().link, "gold2");
     assert_eq!(parse(option::MTU, "1400").unwrap().mtu, Some(1400));
     assert!(!parse(option::ICC, "false").unwrap().icc);
-    assert!(parse(option::ADVERTISE_COUNT, "3").unwrap().advertise);
-    assert!(!parse(option::ADVERTISE_COUNT, "0").unwrap().advertise);
-    assert!(parse(option::ADVERTISE_INTERVAL, "100").unwrap().advertise);
+    assert_eq!(parse(option::ADVERTISE_COUNT, "2").unwrap().announcements, 2);
+    assert_eq!(parse(option::ADVERTISE_INTERVAL, "100").unwrap().announcement_interval_ms, 100);
     for (key, value) in [
         (option::BRIDGE_NAME, "a name that is too long"),
         (option::BRIDGE_NAME, "../x"),

@@ -2,7 +2,7 @@
 
 use corten_testkit::Hosts;
 use corten_testkit::Transport::{Tcp, Udp};
-use corten_testkit::hosts::NEAR;
+use corten_testkit::hosts::{NEAR, Packet};
 
 #[test]
 fn macvlan_is_on_the_neighbours_network() {
@@ -281,6 +281,27 @@ fn addresses_that_change_hands() {
         assert!(asker.sh("ip neigh show 10.66.0.9").contains(mac), "{seen}");
         hosts.daemon.docker(["rm", "-f", "owner", "six"]).ok();
     }
+}
+
+/// Nobody confirms an announcement, so there are three, or as many as the network wants.
+#[test]
+fn addresses_are_announced_more_than_once() {
+    let hosts = Hosts::start();
+    let often = ["--subnet", "10.67.0.0/24", "-o", "com.docker.network.advertise_addr_ms=100"];
+    let never = ["--subnet", "10.68.0.0/24", "-o", "com.docker.network.advertise_addr_nmsgs=0"];
+    hosts.network("often", &often);
+    hosts.network("never", &never);
+    let neighbour = hosts.run("neighbour", &["--network", "often", "--network", "never"]);
+    let captured = neighbour.capture();
+    let mac = "--mac-address=02:00:00:00:00:09";
+    hosts.run("silent", &["--network", "never", "--ip", "10.68.0.9", mac]);
+    hosts.run("loud", &["--network", "often", "--ip", "10.67.0.9", mac]);
+    let mut seen = Vec::new();
+    hosts.daemon.eventually("three announcements", || {
+        seen.extend(captured.packets().into_iter().filter(|p| p.protocol == Packet::ARP && p.from == p.to));
+        (seen.iter().filter(|p| p.from.to_string() == "10.67.0.9").count() >= 3).then_some(())
+    });
+    assert!(seen.iter().all(|p| p.from.to_string() != "10.68.0.9"), "{seen:?}");
 }
 
 /// What `--config-only` keeps is what `--config-from` makes.
