@@ -61,6 +61,8 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("firewalld", "firewalld"),
     ("dbus-daemon", "dbus-daemon"),
     ("skopeo", "skopeo"),
+    // Repositories as contexts of builds.
+    ("git", "git"),
     // A foreign runtime of the daemon.
     ("runc", "runc"),
     // What the daemon of an ordinary user needs.

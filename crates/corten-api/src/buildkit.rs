@@ -17,6 +17,7 @@ mod export;
 mod files;
 mod gateway;
 mod job;
+mod layout;
 mod progress;
 mod request;
 mod session;

@@ -3,6 +3,7 @@
 mod cache;
 mod copy;
 mod fetch;
+mod git;
 mod kit;
 mod owner;
 mod remote_cache;
@@ -31,6 +32,9 @@ use crate::request::{BuildEvent, BuildRequest};
 use crate::solve::Lazy;
 use crate::step::{Puller, StepRunner};
 pub use cache::{CacheEntry, CachePrune};
+use git::Git;
+use git::address::GitAddress;
+pub use git::address::without_secrets;
 pub(crate) use kit::explain;
 pub use kit::{INLINE_CACHE, ImageOptions};
 pub use remote_cache::{CacheStep, ImportedCache, LayerSource, RemoteCache};
@@ -144,10 +148,10 @@ impl Builder {
         self.build_directory(&work, context, request, puller, say, cancel)
     }
 
-    /// Builds from the tar, or the Dockerfile, at an `http` or `https` address.
+    /// Builds from the tar, or the Dockerfile, at an `http` or `https` address, or from a git repository.
     ///
     /// # Errors
-    /// As [`Builder::build`]; other addresses (git) are refused.
+    /// As [`Builder::build`].
     pub fn build_remote(
         &self,
         url: &str,
@@ -158,9 +162,15 @@ impl Builder {
     ) -> Result<Arc<Image>, BuildError> {
         counted(|| {
             let work = Work::new(&self.inner.root)?;
-            let context = work.directory("context")?;
             let mut request = request;
-            if self.fetch_context(url, &work, &context, cancel)? == fetch::Fetched::Dockerfile {
+            if let Some(address) = GitAddress::parse(url)? {
+                let git = Git { inner: &self.inner, work: &work, client: None, cancel };
+                let found = git.checkout(&address, "context", false, &|_| {})?;
+                let context = work.directory(&found.path)?;
+                return self.build_directory(&work, context, request, puller, say, cancel);
+            }
+            let context = work.directory("context")?;
+            if self.fetch_context(url, &work, &context, cancel)?.is_dockerfile {
                 request.dockerfile = String::new();
             }
             self.build_directory(&work, context, request, puller, say, cancel)
@@ -224,6 +234,12 @@ impl Builder {
             }
         }
     }
+}
+
+/// Whether an address is one of a git repository.
+#[must_use]
+pub fn is_git_address(text: &str) -> bool {
+    !matches!(GitAddress::parse(text), Ok(None))
 }
 
 /// Root of the files that a step copies from.

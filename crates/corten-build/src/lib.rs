@@ -23,7 +23,7 @@ mod step;
 
 pub use builder::{
     Builder, CacheEntry, CachePrune, CacheStep, INLINE_CACHE, ImageOptions, ImportedCache, LayerSource,
-    RemoteCache,
+    RemoteCache, is_git_address, without_secrets,
 };
 pub use config::apply_changes;
 pub use error::BuildError;

@@ -65,6 +65,8 @@ pub enum ContextSource {
     Empty,
     /// `http`, `https`: an archive, or a Dockerfile.
     Url(String),
+    /// A git repository, by its address.
+    Git(String),
     /// A tar that the client sends when it is asked for this address.
     Upload(String),
     /// An image.

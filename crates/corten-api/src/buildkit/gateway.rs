@@ -15,7 +15,7 @@ use corten_wire::oci_image::OciPlatform;
 
 use super::job::Job;
 use super::session::SessionClient;
-use super::{caches, export, progress, request, tree};
+use super::{caches, export, layout, progress, request, tree};
 use crate::body::Response;
 use crate::grpc::{self, Code, Request, Status, base64};
 use crate::services::Services;
@@ -175,6 +175,8 @@ pub(super) async fn front_end(
     let several = request::is_multi_platform(attributes, request.platforms.len())?;
     let client = Arc::new(client);
     let mut request = request;
+    let layouts = layout::contexts(services, job, &client, attributes, &request.platforms).await?;
+    request.contexts.extend(layouts);
     request.caches = caches::import(services, job, &client, &caches::imports(attributes)?).await;
     let (builder, running) = (services.builder.clone(), Arc::clone(job));
     let closed = client.main.closed.clone();

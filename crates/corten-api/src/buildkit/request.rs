@@ -39,7 +39,10 @@ pub(super) fn read(
     };
     let mut contexts = BTreeMap::new();
     for (name, address) in with_prefix(attributes, "context:") {
-        contexts.insert(context_name(name), named_context(address, inputs, jobs)?);
+        // Those are brought before.
+        if !super::layout::is_layout(address) {
+            contexts.insert(context_name(name), named_context(address, inputs, jobs)?);
+        }
     }
     let main = match contexts.remove("context") {
         Some(replaced) => replaced,
@@ -126,11 +129,13 @@ fn remote(address: &str) -> Result<ContextSource, Status> {
     if address.starts_with("http://buildkit-session/") {
         return Ok(ContextSource::Upload(address.to_owned()));
     }
-    let bare = address.split(['#', '?']).next().unwrap_or_default();
-    if is_url && !bare.ends_with(".git") {
-        return Ok(ContextSource::Url(address.to_owned()));
+    if corten_build::is_git_address(address) {
+        return Ok(ContextSource::Git(address.to_owned()));
     }
-    Err(invalid(format!("build context {address:?}: git repositories are not supported by this daemon")))
+    match is_url {
+        true => Ok(ContextSource::Url(address.to_owned())),
+        false => Err(invalid(format!("unsupported context source {address:?}"))),
+    }
 }
 
 fn named_context(
@@ -147,7 +152,6 @@ fn named_context(
                 inputs.get(rest).ok_or_else(|| invalid(format!("invalid input {rest} for build context")))?;
             Ok(ContextSource::Result(Box::new(result_of(definition, jobs)?)))
         }
-        "oci-layout" => Err(invalid("build contexts of OCI layouts are not supported by this daemon")),
         _ => remote(address),
     }
 }
@@ -264,6 +268,7 @@ mod tests {
             ("shm-size", "64"),
             ("context:alpine", "docker-image://busybox:1"),
             ("context:files", "local:files"),
+            ("context:source", "git@a.test:x#main"),
             ("platform", "linux/amd64"),
             ("force-network-mode", "none"),
         ]);
@@ -276,6 +281,7 @@ mod tests {
         assert_eq!(read.limits.ulimits, [("nofile".into(), 1, 2), ("core".into(), 3, 3)]);
         assert_eq!(read.limits.shm_size, 64);
         assert!(matches!(&read.contexts["alpine"], ContextSource::Image(i) if i == "busybox:1"));
+        assert!(matches!(&read.contexts["source"], ContextSource::Git(i) if i == "git@a.test:x#main"));
         assert!(matches!(&read.contexts["files"], ContextSource::Local(i) if i == "files"));
     }
 
@@ -299,8 +305,7 @@ mod tests {
     fn what_cannot_be_done_is_refused() {
         for (pairs, want) in [
             (&[("platform", "linux/amd64,a/b/c/d")][..], "failed to parse target platform a/b/c/d"),
-            (&[("context", "https://a.test/x.git#main")], "git repositories are not supported"),
-            (&[("context:x", "git@a.test:x")], "git repositories are not supported"),
+            (&[("context:x", "ftp://a.test/x")], "unsupported context source \"ftp://a.test/x\""),
             (&[("ulimit", "x")], "invalid ulimit argument: x"),
             (&[("add-hosts", "x=y")], "failed to parse IP y"),
             (&[("context:x", "input:y")], "invalid input y"),

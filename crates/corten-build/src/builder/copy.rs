@@ -9,6 +9,8 @@ use corten_image::archive::{self, PutOptions};
 use corten_image::{Images, Layer};
 use rustix::fs::{Mode, OFlags};
 
+use super::git::Git;
+use super::git::address::GitAddress;
 use super::owner::{ModeChange, owner};
 use super::stage::{Stage, nop};
 use super::{Build, Files, fetch, tree};
@@ -176,9 +178,6 @@ impl Build<'_> {
         from: Option<&Files>,
         word: &dyn Fn(&str) -> Result<String, BuildError>,
     ) -> Result<Job, BuildError> {
-        if spec.keep_git_dir {
-            return Err(BuildError::unsupported("ADD from git repositories is not supported"));
-        }
         let patterns: Vec<String> = spec.exclude.iter().map(|e| word(e)).collect::<Result<_, _>>()?;
         let exclude = Ignore::from_patterns(patterns.iter().map(String::as_str))
             .map_err(|e| BuildError::invalid(e.to_string()))?;
@@ -200,10 +199,10 @@ impl Build<'_> {
                 }
                 CopySource::Path(text) => {
                     let text = word(text)?;
-                    if name == "ADD" && fetch::is_git(&text) {
-                        return Err(BuildError::unsupported("ADD from git repositories is not supported"));
-                    }
-                    if name == "ADD" && fetch::is_url(&text) {
+                    let repository = if name == "ADD" { GitAddress::parse(&text)? } else { None };
+                    if let Some(address) = repository {
+                        sources.push(self.cloned(&text, address, spec, &exclude, word)?);
+                    } else if name == "ADD" && fetch::is_url(&text) {
                         sources.push(self.downloaded(&text, spec, word)?);
                     } else {
                         self.local(&text, spec, name, from, &exclude, &mut sources)?;
@@ -211,9 +210,7 @@ impl Build<'_> {
                 }
             }
         }
-        if !spec.checksum.is_empty()
-            && !spec.sources.iter().all(|s| matches!(s, CopySource::Path(p) if fetch::is_url(p)))
-        {
+        if !spec.checksum.is_empty() && !sources.iter().all(|s| s.root == Root::Made) {
             return Err(BuildError::invalid("checksum can't be specified for non-HTTP(S) sources"));
         }
         let destination = destination(&stage.config.working_dir, &word(&spec.destination)?);
@@ -253,6 +250,42 @@ impl Build<'_> {
             is_dir: false,
             unpack: false,
             hash,
+        })
+    }
+
+    /// A repository, without its `.git` unless that is wanted.
+    fn cloned(
+        &mut self,
+        text: &str,
+        mut address: GitAddress,
+        spec: &CopySpec,
+        exclude: &Ignore,
+        word: &dyn Fn(&str) -> Result<String, BuildError>,
+    ) -> Result<Source, BuildError> {
+        let checksum = word(&spec.checksum)?;
+        if !checksum.is_empty() {
+            address.checksum = checksum;
+        }
+        let made = self.work.directory("made")?;
+        let client = self.kit.as_ref().map(|k| k.shared.client);
+        let git = Git { inner: self.inner, work: self.work, client, cancel: self.cancel };
+        let name = format!("made/git-{}", corten_base::Id::random().short());
+        let found = git.checkout(&address, &name, spec.keep_git_dir, &|_| {})?;
+        if let Some(kit) = &self.kit {
+            kit.shared.note(|m| {
+                m.repositories.insert(text.to_owned(), found.commit);
+            });
+        }
+        let path = found.path.trim_start_matches("made/").to_owned();
+        let (kind, hash) = tree::hash(made.as_fd(), &path, exclude, self.cancel)?;
+        Ok(Source {
+            root: Root::Made,
+            path,
+            name: String::new(),
+            parents: String::new(),
+            is_dir: true,
+            unpack: false,
+            hash: format!("{kind}:{hash}"),
         })
     }
 
@@ -474,7 +507,7 @@ fn identity(sources: &[Source]) -> String {
     }
 }
 
-fn file_digest(directory: &OwnedFd, path: &str) -> Result<Digest, BuildError> {
+pub(crate) fn file_digest(directory: &OwnedFd, path: &str) -> Result<Digest, BuildError> {
     use sha2::Digest as _;
     let mut file = File::from(tree::open(directory.as_fd(), path, OFlags::RDONLY).at("open", path)?);
     let mut hasher = HashWriter(sha2::Sha256::new());

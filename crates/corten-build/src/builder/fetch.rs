@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use corten_base::Cancel;
+use corten_base::{Cancel, Digest};
 use corten_image::archive::{self, PutOptions};
 use rustix::fs::{Timespec, Timestamps};
 
@@ -17,24 +17,16 @@ const LIMIT: u64 = 64 << 30;
 const HEAD: usize = 512;
 
 /// What a remote context was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fetched {
-    Archive,
-    Dockerfile,
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    /// A Dockerfile, and no archive.
+    pub(crate) is_dockerfile: bool,
+    pub(crate) digest: Digest,
 }
 
 /// Whether a source of `ADD` is an address.
 pub(crate) fn is_url(source: &str) -> bool {
     source.starts_with("http://") || source.starts_with("https://")
-}
-
-/// Whether a source of `ADD` is a git repository.
-pub(crate) fn is_git(source: &str) -> bool {
-    let bare = source.split(['#', '?']).next().unwrap_or_default();
-    source.starts_with("git@")
-        || source.starts_with("git://")
-        || source.starts_with("ssh://")
-        || (is_url(source) && bare.ends_with(".git"))
 }
 
 /// File name that an address ends in.
@@ -85,10 +77,8 @@ impl Builder {
         context: &OwnedFd,
         cancel: &Cancel,
     ) -> Result<Fetched, BuildError> {
-        if is_git(url) || !is_url(url) {
-            return Err(BuildError::unsupported(format!(
-                "build context {url:?}: git repositories are not supported"
-            )));
+        if !is_url(url) {
+            return Err(BuildError::unsupported(format!("build context {url:?}: unknown kind of address")));
         }
         let directory = work.directory("remote")?;
         let name = corten_base::Id::random().short().to_owned();
@@ -96,15 +86,16 @@ impl Builder {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
         let file = rustix::fs::openat(&directory, name.as_str(), flags, rustix::fs::Mode::empty());
         let mut file = File::from(file.at("open", url)?);
+        let digest = super::copy::file_digest(&directory, &name)?;
         if is_archive(&mut file).at("read", url)? {
             archive::put(context.as_fd(), "/", &mut file, PutOptions::default(), cancel)?;
-            return Ok(Fetched::Archive);
+            return Ok(Fetched { is_dockerfile: false, digest });
         }
         let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::CLOEXEC;
         let mode = rustix::fs::Mode::from_raw_mode(0o644);
         let to = rustix::fs::openat(context, "Dockerfile", flags, mode).at("create", url)?;
         std::io::copy(&mut file, &mut File::from(to)).at("copy", url)?;
-        Ok(Fetched::Dockerfile)
+        Ok(Fetched { is_dockerfile: true, digest })
     }
 }
 
@@ -164,7 +155,6 @@ mod tests {
         assert_eq!(name_of("https://a.test/x/y.tgz?z=1"), Some("y.tgz"));
         assert_eq!(name_of("https://a.test/"), None);
         assert_eq!(name_of("https://a.test"), None);
-        assert!(is_git("https://a.test/x.git#main") && is_git("git@a.test:x") && !is_git("https://a.test/x"));
     }
 
     #[test]

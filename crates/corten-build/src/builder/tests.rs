@@ -411,7 +411,11 @@ fn failures_leave_nothing() {
             "RUN --security=insecure is not allowed by this daemon",
             Kind::Unsupported,
         ),
-        ("ADD git@a.test:x /x", "ADD failed: ADD from git repositories is not supported", Kind::Unsupported),
+        (
+            "ADD git@a.test:x#-y /x",
+            "ADD failed: invalid git address \"git@a.test:x#-y\"",
+            Kind::InvalidArgument,
+        ),
     ] {
         let file = format!("FROM base:1\n{lines}\n");
         let failed = bench.build(&[("Dockerfile", &file), ("f", "f")], |_| {});

@@ -1,6 +1,7 @@
 //! `docker build`, `docker buildx` and `docker compose build` with the real plugins, which `cargo xtask test` and
 //! `cargo xtask clients buildx` build where there is a Go. `CORTEN_CLI_PLUGINS` says where they are.
 
+mod contexts;
 mod results;
 
 use std::path::{Path, PathBuf};

@@ -10,6 +10,8 @@ use corten_base::{Digest, Platform};
 use corten_image::archive::{self, PutOptions};
 use rustix::fs::OFlags;
 
+use super::super::git::Git;
+use super::super::git::address::{GitAddress, without_secrets};
 use super::super::stage::Stage;
 use super::super::{Build, Builder, Files, Work, read_dockerfile, tree};
 use super::receive::Receiver;
@@ -18,6 +20,7 @@ use crate::error::{At, BuildError};
 use crate::solve::{
     ContextSource, FileSink, FileStat, FilesWanted, Lazy, SolveError, SolveEventKind, Solved, SourceFile,
 };
+use crate::step::StepStream;
 
 /// A context of `--build-context`.
 pub(crate) enum Named<'a> {
@@ -93,6 +96,10 @@ impl<'a> Sources<'a> {
         let request = self.shared.request;
         let whole = match &request.context {
             ContextSource::Local(_) | ContextSource::Empty => return Ok(None),
+            ContextSource::Git(address) => {
+                let title = format!("[internal] load git source {}", without_secrets(address));
+                self.shared.within(&title, Vec::new(), |v| self.cloned(address, "context", Some(v)))?
+            }
             source => self.shared.within("[internal] load remote build context", Vec::new(), |_| {
                 self.fetched(source, "context")
             })?,
@@ -111,8 +118,12 @@ impl<'a> Sources<'a> {
         let directory = self.work.directory(name)?;
         let cancel = self.shared.cancel;
         match source {
+            ContextSource::Git(address) => return self.cloned(address, name, None),
             ContextSource::Url(url) => {
-                self.builder.fetch_context(url, self.work, &directory, cancel)?;
+                let digest = self.builder.fetch_context(url, self.work, &directory, cancel)?.digest;
+                self.shared.note(|m| {
+                    m.downloads.insert(url.clone(), digest);
+                });
             }
             ContextSource::Upload(url) => {
                 let path = self.work.path.join(format!("{name}.tar"));
@@ -129,6 +140,32 @@ impl<'a> Sources<'a> {
             ContextSource::Local(_) | ContextSource::Image(_) | ContextSource::Empty => {}
         }
         Ok(directory)
+    }
+
+    /// The wanted part of a repository.
+    fn cloned(&self, address: &str, name: &str, vertex: Option<&Digest>) -> Result<OwnedFd, BuildError> {
+        let Some(parsed) = GitAddress::parse(address)? else {
+            return Err(BuildError::invalid(format!("invalid git address {address:?}")));
+        };
+        let shared = self.shared;
+        let keep = shared.request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+        let keep = keep.is_some_and(|k| matches!(k.as_str(), "1" | "true"));
+        let output = |said: &[u8]| {
+            if let Some(vertex) = vertex {
+                shared.tell(vertex, SolveEventKind::Output(StepStream::Stderr, said.to_vec()));
+            }
+        };
+        let git = Git {
+            inner: &self.builder.inner,
+            work: self.work,
+            client: Some(shared.client),
+            cancel: shared.cancel,
+        };
+        let found = git.checkout(&parsed, name, keep, &output)?;
+        shared.note(|m| {
+            m.repositories.insert(address.to_owned(), found.commit.clone());
+        });
+        self.work.directory(&found.path)
     }
 
     /// The Dockerfile, and the text of the ignore file that is its own.

@@ -138,7 +138,7 @@ pub(crate) fn context_paths(file: &Dockerfile) -> Option<Vec<String>> {
             Instruction::Copy(copy) | Instruction::Add(copy) if copy.from.is_empty() => {
                 for source in &copy.sources {
                     let CopySource::Path(path) = source else { continue };
-                    if !super::super::fetch::is_url(path) {
+                    if !super::super::fetch::is_url(path) && !super::super::is_git_address(path) {
                         paths.push(path.as_str());
                     }
                 }
@@ -206,7 +206,7 @@ mod tests {
         for (text, want) in [
             ("COPY a /b/ ./c /d/", Some(vec!["a", "b", "c"])),
             ("COPY --from=x a /d/", Some(vec![])),
-            ("ADD https://a.test/x /d/", Some(vec![])),
+            ("ADD https://a.test/x git@a.test:x /d/", Some(vec![])),
             ("COPY . /d/", None),
             ("COPY a$x /d/", None),
             ("COPY ../a /d/", None),
