@@ -94,7 +94,6 @@ struct Context {
     store: Store,
     /// New containers get control groups.
     cgroups: bool,
-    program: Option<OwnProgram>,
     /// `--criu`: the program for checkpoints; absent: by `PATH`.
     criu: Option<PathBuf>,
 }
@@ -178,10 +177,10 @@ fn global(args: &[String], log: &mut Log) -> Result<i32, Failed> {
         Some("disabled") => false,
         Some(other) => return Err(early(OciError::Unsupported(format!("--cgroup-manager {other}")))),
     };
-    let mut context = Context { store: Store::new(root), cgroups, program: None, criu: criu(&flags) };
+    let context = Context { store: Store::new(root), cgroups, criu: criu(&flags) };
     log.debug(&format!("{name} {rest:?}"));
     if matches!(command, Command::Create | Command::Run | Command::Exec) {
-        context.program = prepare(command, &given, log).map_err(failed)?;
+        prepare(&given, log).map_err(failed)?;
     }
     run(&context, command, &given).map_err(failed)
 }
@@ -241,38 +240,49 @@ fn listen_fds() -> i32 {
         .unwrap_or(0)
 }
 
-/// Gets rid of what was inherited, and makes this a process whose program nobody can write to: what runs inside a
-/// container for a moment must not be a way to the file on the host (CVE-2019-5736).
+/// Gets rid of what was inherited but for the descriptors that the container's program gets.
+fn prepare(given: &Arguments, log: &Log) -> Result<(), OciError> {
+    process::close_inherited_from(3 + preserved(given)?, [log.descriptor()])
+        .map_err(OciError::io("close_range"))?;
+    rustix::thread::set_name(c"corten-oci").ok();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    Ok(())
+}
+
+/// What the process that is to be made begins in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A mount namespace of its own, whose old root it lets go of.
+    OwnMounts,
+    /// A new container without that.
+    Other,
+    /// A container that exists.
+    Container,
+}
+
+/// Makes this a process whose program nobody can write to: what runs inside a container for a moment must not be a way
+/// to the file on the host (CVE-2019-5736). To be called before anything is made.
 ///
-/// A new container takes the mount that this is done with along and unmounts it. An exec has no mounts of its own, and
-/// would have to wait for the mount's end, so that it works on a copy in memory, which takes 2 ms. With `--no-pivot`
-/// the mount would never end.
-fn prepare(command: Command, given: &Arguments, log: &Log) -> Result<Option<OwnProgram>, OciError> {
-    let preserve = preserved(given)?;
-    let close = |e| OciError::io("close_range")(e);
+/// A read-only mount of the program is safe once it has ended, and it ends with the old root of the new process. Who
+/// has none works on a copy in memory, which takes 2 ms.
+fn protect(place: Place) -> Result<Option<OwnProgram>, OciError> {
     let mut own = None;
     if !program::is_protected() {
-        if command != Command::Exec && !given.has("no-pivot") {
+        if place == Place::OwnMounts {
             own = OwnProgram::protected();
         }
         if own.is_none() {
             let copy = program::sealed_copy("corten-oci").map_err(OciError::io("copy own program"))?;
             if program::become_of(copy.as_fd()).is_err() || !program::is_protected() {
-                // Closed by becoming it.
-                process::close_on_exec_from(3 + preserve).map_err(close)?;
                 return Err(start_again(&copy).map_or_else(|e| e, |never| match never {}));
             }
         }
     }
-    let kept = [log.descriptor(), own.as_ref().map(|o| o.mount.as_fd())];
-    process::close_inherited_from(3 + preserve, kept).map_err(close)?;
-    if command != Command::Exec && users::ordinary() {
+    if place != Place::Container && users::ordinary() {
         // What an ordinary user needs for a container's namespaces and mounts they get from a namespace of their own.
         // Here and not before: starting again would have lost the capabilities.
         users::enter_own().map_err(OciError::io("unshare user namespace"))?;
     }
-    rustix::thread::set_name(c"corten-oci").ok();
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     caps::forbid_tracing().map_err(OciError::io("prctl"))?;
     Ok(own)
 }

@@ -39,6 +39,7 @@ steps! {
     Rootfs,
     NoMappedMounts,
     PrivateMounts,
+    OwnProgram,
     Mount,
     NotOrdinary,
     InProc,
@@ -216,6 +217,7 @@ impl Names<'_> {
                 fixed("rootfs", "error preparing rootfs: no ID-mapped mounts on this file system")
             }
             Step::PrivateMounts => fixed("mount", "make mounts private"),
+            Step::OwnProgram => fixed("mount", "take own program away"),
             Step::FinishRootfs => fixed("rootfs", "error finishing rootfs"),
             Step::Pivot => fixed("pivot_root", "pivot_root"),
             Step::HostName => fixed("hostname", "sethostname"),

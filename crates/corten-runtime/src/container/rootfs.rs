@@ -203,7 +203,7 @@ impl RootPlan {
         corten_sys::process::unshare(corten_sys::process::namespace::MOUNT)
             .map_err(of(Step::PrivateMounts))?;
         mount::change_all(Propagation::Private).map_err(of(Step::PrivateMounts))?;
-        self.take_program();
+        self.take_program().map_err(of(Step::OwnProgram))?;
         self.root.make(users)
     }
 
@@ -211,7 +211,7 @@ impl RootPlan {
     pub(super) fn prepare(&mut self, staged: bool) -> Outcome<Made<'_>> {
         if !staged {
             mount::change_all(Propagation::Private).map_err(of(Step::PrivateMounts))?;
-            self.take_program();
+            self.take_program().map_err(of(Step::OwnProgram))?;
             self.root.make(None)?;
         }
         let plan: &Self = self;
@@ -227,13 +227,20 @@ impl RootPlan {
         Ok(made)
     }
 
-    /// Attaches the mount of our own program in the old root, with which it will end. Left where it is it would end with
-    /// its last descriptor, only slower ([`corten_sys::program::ReadOnly`]).
-    fn take_program(&self) {
-        let Some((tree, path)) = &self.program else { return };
-        if let Ok(place) = rustix::fs::open(path.as_c_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-            mount::attach(tree.as_fd(), place.as_fd()).ok();
+    /// Attaches the mount of our own program in the old root, with which it ends. Before it has ended, whoever runs from
+    /// it could change its properties ([`corten_sys::program::ReadOnly`]).
+    fn take_program(&self) -> io::Result<()> {
+        let Some((tree, path)) = &self.program else { return Ok(()) };
+        let mut failed = None;
+        // Our file may have been replaced meanwhile; any other that is there will do.
+        for place in [path.as_c_str(), c"/proc/version", c"/dev/null"] {
+            let place = rustix::fs::open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+            match place.map_err(io::Error::from).and_then(|p| mount::attach(tree.as_fd(), p.as_fd())) {
+                Ok(()) => return Ok(()),
+                Err(e) => failed = Some(e),
+            }
         }
+        failed.map_or(Ok(()), Err)
     }
 
     fn attach_root(&self, tree: BorrowedFd<'_>) -> io::Result<()> {

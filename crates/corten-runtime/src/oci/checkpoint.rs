@@ -7,7 +7,7 @@ use corten_sys::process;
 use corten_wire::shim::Rootfs;
 
 use super::arguments::Arguments;
-use super::create::Draft;
+use super::create::{Draft, Origin};
 use super::foreground;
 use super::record::{Container, Status};
 use super::{Context, OciError, absolute};
@@ -81,7 +81,7 @@ pub(super) fn restore(context: &Context, given: &Arguments) -> Result<i32, OciEr
     let (images, work) = (images(given)?, given.path("work-path")?);
     let detach = given.has("detach");
     process::close_on_exec_from(3).map_err(OciError::io("close_range"))?;
-    let draft = Draft::new(context, given, detach)?;
+    let draft = Draft::new(context, given, detach, Origin::Checkpoint)?;
     if !detach && !given.has("no-subreaper") {
         corten_sys::caps::adopt_orphans().map_err(OciError::io("prctl"))?;
     }

@@ -12,13 +12,22 @@ use corten_wire::shim::Rootfs;
 use super::arguments::Arguments;
 use super::foreground::{self, Terminal};
 use super::record::{Container, DOOR_NAME, Record, Status, remove, start_time};
-use super::{Context, OciError, absolute, config, listen_fds, preserved};
+use super::{Context, OciError, Place, absolute, config, listen_fds, preserved, protect};
 use crate::cgroup::Cgroup;
 use crate::container::failure::Names;
 use crate::container::notify::Answers;
-use crate::container::{self, Alone, Launched, Plan, Stdio, hooks};
+use crate::container::{self, Alone, Launched, OwnProgram, Plan, Stdio, hooks};
 use crate::fault::StepError;
 use crate::seccomp;
+
+/// Where a container's first process comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It is made by this one.
+    Program,
+    /// criu makes it.
+    Checkpoint,
+}
 
 /// A container that is being made: everything is taken back unless it comes to live.
 pub(super) struct Draft {
@@ -26,16 +35,18 @@ pub(super) struct Draft {
     pub(super) record: Record,
     pub(super) cgroup: Cgroup,
     process: Process,
+    /// The mount that this process runs from.
+    program: Option<OwnProgram>,
     pub(super) terminal: Terminal,
     pub(super) pid_file: Option<PathBuf>,
     pidfd_socket: Option<PathBuf>,
 }
 
 pub(super) fn create(context: &Context, given: &Arguments) -> Result<(), OciError> {
-    let draft = Draft::new(context, given, true)?;
+    let draft = Draft::new(context, given, true, Origin::Program)?;
     let door = draft.open_door();
     let door = door.map_err(|e| draft.abandon(e))?;
-    let launched = draft.launch(context, "create", given, Some(door.as_fd()));
+    let launched = draft.launch("create", given, Some(door.as_fd()));
     let launched = launched.map_err(|e| draft.abandon(e))?;
     let told = draft.terminal.hand_over(launched.stdio).and_then(|_| draft.announce(&launched.child));
     told.map_err(|e| {
@@ -78,7 +89,7 @@ pub(super) fn start(context: &Context, given: &Arguments) -> Result<(), OciError
 
 pub(super) fn run(context: &Context, given: &Arguments) -> Result<i32, OciError> {
     let detach = given.has("detach");
-    let draft = Draft::new(context, given, detach)?;
+    let draft = Draft::new(context, given, detach, Origin::Program)?;
     if draft.record.spec.process.is_none() {
         return Err(draft.abandon(OciError::refused("process property must not be empty")));
     }
@@ -86,7 +97,7 @@ pub(super) fn run(context: &Context, given: &Arguments) -> Result<i32, OciError>
         corten_sys::caps::adopt_orphans().map_err(OciError::io("prctl"))?;
     }
     let signals = if detach { None } else { Some(foreground::signals()?) };
-    let launched = draft.launch(context, "run", given, None).map_err(|e| draft.abandon(e))?;
+    let launched = draft.launch("run", given, None).map_err(|e| draft.abandon(e))?;
     let Launched { child, stdio, .. } = launched;
     let told = draft.terminal.hand_over(stdio).and_then(|m| draft.announce(&child).map(|()| m));
     let master = told.map_err(|e| {
@@ -150,15 +161,26 @@ fn refuse_limits(spec: &Spec) -> Result<(), OciError> {
 }
 
 impl Draft {
-    pub(super) fn new(context: &Context, given: &Arguments, detach: bool) -> Result<Self, OciError> {
+    pub(super) fn new(
+        context: &Context,
+        given: &Arguments,
+        detach: bool,
+        origin: Origin,
+    ) -> Result<Self, OciError> {
         let id = given.id();
         let bundle = absolute(given.value("bundle").filter(|b| !b.is_empty()).unwrap_or("."))?;
         // Relative paths in the configuration begin there, and those of flags must not.
         let (mut spec, rootfs) = config::bundle(&bundle)?;
-        let mut kinds = spec.linux.iter().flat_map(|l| &l.namespaces).map(|n| n.kind);
-        if !rustix::process::geteuid().is_root() && !kinds.any(|k| k == NamespaceKind::User) {
+        let namespaces = || spec.linux.iter().flat_map(|l| &l.namespaces);
+        if !rustix::process::geteuid().is_root() && !namespaces().any(|n| n.kind == NamespaceKind::User) {
             return Err(OciError::refused("rootless container requires user namespaces"));
         }
+        let own_mounts = namespaces().any(|n| n.kind == NamespaceKind::Mount && n.path.is_none());
+        let place = if own_mounts && !given.has("no-pivot") { Place::OwnMounts } else { Place::Other };
+        let program = match origin {
+            Origin::Program => protect(place)?,
+            Origin::Checkpoint => None,
+        };
         if let Some(process) = spec.process.as_mut() {
             pass_sockets(process);
         }
@@ -184,7 +206,7 @@ impl Draft {
             no_keyring: given.has("no-new-keyring"),
             spec,
         };
-        Ok(Self { dir, record, cgroup, process, terminal, pid_file, pidfd_socket })
+        Ok(Self { dir, record, cgroup, process, program, terminal, pid_file, pidfd_socket })
     }
 
     /// Takes everything back; gives the error on.
@@ -232,7 +254,6 @@ impl Draft {
     /// Makes the groups and the first process. The record is on disk as soon as there is a process.
     fn launch(
         &self,
-        context: &Context,
         verb: &'static str,
         given: &Arguments,
         door: Option<BorrowedFd<'_>>,
@@ -254,7 +275,7 @@ impl Draft {
             hooks: &all,
             state: &state,
             preserve: preserved(given)?,
-            program: context.program.as_ref(),
+            program: self.program.as_ref(),
             no_pivot: given.has("no-pivot"),
             born: &born,
         };

@@ -10,7 +10,7 @@ use super::arguments::Arguments;
 use super::create::{pass_sockets, write_pid};
 use super::foreground::{self, Terminal, send_pidfd};
 use super::record::{Container, Status};
-use super::{Context, OciError, config, preserved};
+use super::{Context, OciError, Place, config, preserved, protect};
 use crate::cgroup::Cgroup;
 use crate::container::notify::Answers;
 use crate::container::{self, Alone, ExecPlan, Launched};
@@ -30,6 +30,7 @@ pub(super) fn exec(context: &Context, given: &Arguments) -> Result<i32, OciError
         }
         _ => {}
     }
+    protect(Place::Container)?;
     let mut process = process_of(&container, given)?;
     pass_sockets(&mut process);
     let detach = given.has("detach");

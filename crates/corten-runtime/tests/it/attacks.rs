@@ -1,6 +1,7 @@
 //! Attacks that other runtimes fell to; each test fails if the attack succeeds.
 
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use crate::harness::{Fixture, privileged, sh};
 use corten_runtime::spec::Ns;
@@ -81,6 +82,34 @@ fn the_mount_that_the_runtime_runs_from_stays_read_only() {
     });
     assert_eq!(said, (Some(0), "ready\ndone\n".to_owned()));
     assert!(std::fs::read(&runtime).unwrap() == before, "overwritten");
+}
+
+/// CVE-2019-5736: a read-only mount of the runtime is safe once it is unmounted, which needs a mount namespace.
+#[test]
+fn without_mounts_of_its_own_the_runtime_is_a_copy() {
+    if !privileged() {
+        return;
+    }
+    let without = |c: &mut serde_json::Value| {
+        c["mounts"] = json!([]);
+        c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "mount");
+        for paths in ["maskedPaths", "readonlyPaths"] {
+            c["linux"].as_object_mut().unwrap().remove(paths);
+        }
+    };
+    for (b, flags, copy) in [
+        (Bundle::new(&["true"]), &[][..], false),
+        (Bundle::new(&["true"]), &["--no-pivot"][..], true),
+        (Bundle::with(&["true"], without), &[][..], true),
+    ] {
+        let bundle = b.path("bundle");
+        let made = b.say(&[&["create", "-b", &bundle], flags, &[&b.id]].concat());
+        assert_eq!(made, (0, String::new()));
+        let exe = PathBuf::from(format!("/proc/{}/exe", b.state()["pid"]));
+        assert_eq!(std::fs::read_link(&exe).unwrap().starts_with("/memfd:corten-oci (deleted)"), copy);
+        let mount = rustix::fs::statvfs(&exe).unwrap().f_flag;
+        assert_eq!(mount.contains(rustix::fs::StatVfsMountFlags::RDONLY), !copy);
+    }
 }
 
 /// CVE-2024-21626: a working directory by way of a leaked descriptor.
