@@ -19,7 +19,7 @@ pub(super) const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
 /// Annotation of an attestation manifest: the manifest it is about.
 pub(super) const ABOUT: &str = "vnd.docker.reference.digest";
 /// A statement that is larger is not read (bills of materials have megabytes).
-const MAX_STATEMENT: u64 = 64 << 20;
+pub(super) const MAX_STATEMENT: u64 = 64 << 20;
 
 /// An entry of an image's index, or its only manifest.
 #[derive(Debug, Clone)]
@@ -145,6 +145,11 @@ fn read_manifest(content: &Content, descriptor: &Descriptor) -> Option<Manifest>
     }
 }
 
+/// Whether an index's entry is an attestation manifest about this manifest.
+pub(super) fn is_about(entry: &Descriptor, manifest: &Digest) -> bool {
+    is_attestation(entry) && entry.annotations.get(ABOUT).is_some_and(|of| of == manifest.as_str())
+}
+
 /// Attestation manifests of a target about these manifests, as far as they are here with all their content.
 pub(super) fn attestations_about(
     content: &Content,
@@ -152,10 +157,7 @@ pub(super) fn attestations_about(
     manifests: &[&Digest],
 ) -> Vec<(Descriptor, Manifest)> {
     let Ok(Some(index)) = index_of(content, target) else { return Vec::new() };
-    let about = |d: &Descriptor| {
-        let of = d.annotations.get(ABOUT);
-        is_attestation(d) && of.is_some_and(|of| manifests.iter().any(|m| m.as_str() == of))
-    };
+    let about = |d: &Descriptor| manifests.iter().any(|m| is_about(d, m));
     let complete =
         |m: &Manifest| m.layers.iter().chain([&m.config]).all(|d| content.size(&d.digest) == Some(d.size));
     let read = |d: Descriptor| Some((d.clone(), read_manifest(content, &d)?));

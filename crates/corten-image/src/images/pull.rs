@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::Images;
 use super::load::is_attestation;
+use super::manifests::{MAX_STATEMENT, is_about};
 use super::records::read_config;
 use crate::content::{Ingest, Pins};
 use crate::snapshot::Staged;
@@ -90,14 +91,20 @@ impl Pull<'_> {
         self.progress.send(ProgressEvent::Subject { id: tag.to_owned(), text });
         let mut pins = self.images.content().pins();
         let top = self.keep_document(&target, &mut pins)?;
-        let (manifest, descriptor) = match Document::parse(&target.media_type, &target.bytes)? {
-            Document::Manifest(manifest) => (manifest, top.clone()),
-            Document::Index(index) => self.choose(&index, &mut pins).await?,
+        let (manifest, descriptor, index) = match Document::parse(&target.media_type, &target.bytes)? {
+            Document::Manifest(manifest) => (manifest, top.clone(), None),
+            Document::Index(index) => {
+                let (manifest, descriptor) = self.choose(&index, &mut pins).await?;
+                (manifest, descriptor, Some(index))
+            }
         };
         let config = self.config(&manifest, reference, &mut pins).await?;
         let before =
             self.images.state().references.get(&name_of(reference).to_string()).map(|(_, id)| id.clone());
         self.layers(&manifest, &config, &mut pins).await?;
+        if let Some(index) = index {
+            self.attestations(&index, &descriptor.digest, &mut pins).await?;
+        }
         let name = name_of(reference);
         self.images.record_found(&top, vec![descriptor], Some(&name), Some(&name.name()))?;
         self.progress.message(format!("Digest: {}", top.digest));
@@ -142,6 +149,63 @@ impl Pull<'_> {
         }
     }
 
+    /// What is said about how the image was made. An image is none the worse for a registry that has lost it.
+    async fn attestations(
+        &self,
+        index: &Index,
+        manifest: &Digest,
+        pins: &mut Pins,
+    ) -> Result<(), ImageError> {
+        for entry in index.manifests.iter().filter(|d| is_about(d, manifest)) {
+            match self.attestation(entry, pins).await {
+                Err(ImageError::Cancelled) => return Err(ImageError::Cancelled),
+                Err(error) => tracing::warn!(%error, digest = %entry.digest, "an attestation is left out"),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn attestation(&self, entry: &Descriptor, pins: &mut Pins) -> Result<(), ImageError> {
+        pins.add(&entry.digest);
+        let bytes = match self.images.content().read(&entry.digest, MAX_DOCUMENT) {
+            Ok(bytes) => bytes.into(),
+            Err(_) => {
+                let target = Target::Digest(entry.digest.clone());
+                let document = until_cancelled(self.cancel, self.repository.resolve(&target)).await??;
+                self.keep_document(&document, pins)?;
+                document.bytes
+            }
+        };
+        let Document::Manifest(manifest) = Document::parse(&entry.media_type, &bytes)? else {
+            return Err(ImageError::Config("an index within an index"));
+        };
+        for blob in manifest.layers.iter().chain([&manifest.config]) {
+            if blob.size > MAX_STATEMENT {
+                return Err(ImageError::Limit { what: "attestation", limit: MAX_STATEMENT });
+            }
+            self.blob(blob, pins).await?;
+        }
+        Ok(())
+    }
+
+    /// A blob that is no layer.
+    async fn blob(&self, wanted: &Descriptor, pins: &mut Pins) -> Result<(), ImageError> {
+        pins.add(&wanted.digest);
+        if self.images.content().contains(&wanted.digest) {
+            return Ok(());
+        }
+        let download = async {
+            let mut stream = self.repository.blob(&wanted.digest, Some(wanted.size), 0).await?;
+            let mut ingest = self.images.content().ingest()?;
+            while let Some(bytes) = stream.next().await? {
+                ingest.write_all(&bytes).map_err(ImageError::Stream)?;
+            }
+            ingest.finish(Some((&wanted.digest, wanted.size)), pins)
+        };
+        until_cancelled(self.cancel, download).await?.map(drop)
+    }
+
     async fn config(
         &self,
         manifest: &Manifest,
@@ -152,18 +216,7 @@ impl Pull<'_> {
         if wanted.size > MAX_DOCUMENT {
             return Err(ImageError::Limit { what: "image configuration", limit: MAX_DOCUMENT });
         }
-        pins.add(&wanted.digest);
-        if !self.images.content().contains(&wanted.digest) {
-            let download = async {
-                let mut stream = self.repository.blob(&wanted.digest, Some(wanted.size), 0).await?;
-                let mut ingest = self.images.content().ingest()?;
-                while let Some(bytes) = stream.next().await? {
-                    ingest.write_all(&bytes).map_err(ImageError::Stream)?;
-                }
-                ingest.finish(Some((&wanted.digest, wanted.size)), pins)
-            };
-            until_cancelled(self.cancel, download).await??;
-        }
+        self.blob(wanted, pins).await?;
         let config = read_config(self.images.content(), &wanted.digest)?;
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
             return Err(ImageError::Config("layers and diff ids differ in number"));

@@ -12,7 +12,7 @@ use super::*;
 struct Registry {
     address: SocketAddr,
     cancel: Cancel,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Drop for Registry {
@@ -28,7 +28,7 @@ async fn registry() -> Registry {
     let (address, cancel) = (server.address().unwrap(), Cancel::new());
     let until = cancel.clone();
     tokio::spawn(async move { server.run(&until).await });
-    Registry { address, cancel, _dir: dir }
+    Registry { address, cancel, dir }
 }
 
 fn client() -> Client {
@@ -203,7 +203,7 @@ async fn a_cancelled_pull_leaves_no_image() {
     assert!(pull(&other, &name).await.is_ok());
 }
 
-/// An index of two platforms and an attestation.
+/// An index of two platforms and an attestation about the host's.
 async fn publish_index(registry: &Registry) -> (Reference, Digest) {
     let name = reference(&format!("{}/multi:1", registry.address));
     let repository = client().repository(&name, &Credentials::Anonymous);
@@ -212,7 +212,11 @@ async fn publish_index(registry: &Registry) -> (Reference, Digest) {
         [("riscv64", "linux"), (Platform::host().architecture.as_str(), "linux"), ("unknown", "unknown")]
     {
         let layer = tar(&[("arch", Some(architecture.as_bytes()))]);
-        let blob = Descriptor::of(media_type::LAYER, &layer);
+        let mut blob = Descriptor::of(media_type::LAYER, &layer);
+        if os == "unknown" {
+            blob = Descriptor::of("application/vnd.in-toto+json", &layer);
+            blob.annotations.insert("in-toto.io/predicate-type".into(), "https://a.test/built".into());
+        }
         let mut config =
             ImageConfig { architecture: architecture.into(), os: os.into(), ..ImageConfig::default() };
         config.rootfs.diff_ids = vec![Digest::of(&layer)];
@@ -233,6 +237,13 @@ async fn publish_index(registry: &Registry) -> (Reference, Digest) {
         let mut entry = Descriptor::of(media_type::MANIFEST, &bytes);
         let platform = Platform { os: os.into(), architecture: architecture.into(), variant: String::new() };
         entry.platform = Some((&platform).into());
+        if os == "unknown" {
+            let about = entries.last().map(|host: &Descriptor| host.digest.to_string()).unwrap();
+            entry.annotations = BTreeMap::from([
+                ("vnd.docker.reference.type".into(), "attestation-manifest".into()),
+                ("vnd.docker.reference.digest".into(), about),
+            ]);
+        }
         repository
             .put_manifest(&Target::Digest(entry.digest.clone()), media_type::MANIFEST, bytes.into())
             .await
@@ -284,9 +295,46 @@ async fn platforms_of_an_index() {
     let loaded = f.images.load(&mut &saved[..], &[], &Progress::none(), &Cancel::new()).unwrap();
     assert_eq!(loaded[0].id, digest);
     assert!(f.images.resolve_for(&name.familiar(), Some(&other)).is_ok());
-    // Not all of the index is here (the attestation is not), so the host's manifest alone is pushed.
+    // All of the index is here, with the attestation.
+    let lines = push(&f, &name).await.unwrap();
+    assert!(lines.last().unwrap().contains(digest.as_str()), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attestations_come_with_their_image() {
+    let registry = registry().await;
+    let (name, digest) = publish_index(&registry).await;
+    let f = fixture();
+    let (image, _) = pull(&f, &name).await.unwrap();
+    assert_eq!(image.id, digest);
+    f.images.collect().unwrap();
+    let statements = f.images.attestations(&name.familiar(), None).unwrap();
+    assert_eq!(statements.len(), 1);
+    // Not all of the index is here, so the platform's manifest goes without it.
     let lines = push(&f, &name).await.unwrap();
     assert!(lines.last().unwrap().contains(image.manifest_descriptor.digest.as_str()), "{lines:?}");
+    // Another platform's image comes without it, and every image where the registry has lost it.
+    let (name, _) = publish_index(&registry).await;
+    let other: Platform = "linux/riscv64".parse().unwrap();
+    remove_files(registry.dir.path(), statements[0].descriptor.digest.hex());
+    for platform in [&other, &Platform::host()] {
+        let g = fixture();
+        let (client, nobody) = (client(), Credentials::Anonymous);
+        let pulled =
+            g.images.pull(&client, &nobody, &name, Some(platform), &Progress::none(), &Cancel::new()).await;
+        assert_eq!(pulled.unwrap().id, digest);
+        assert!(g.images.attestations(&name.familiar(), Some(platform)).unwrap().is_empty());
+    }
+}
+
+fn remove_files(dir: &std::path::Path, name: &str) {
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            remove_files(&entry.path(), name);
+        } else if entry.file_name().to_str() == Some(name) {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
