@@ -6,12 +6,14 @@ mod clients;
 mod conformance;
 mod demo;
 mod golden;
+mod machine;
 mod packages;
 mod reference;
 mod run;
 mod test;
 mod tidy;
 mod transcript;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,7 @@ const HELP: &str = "usage: cargo xtask COMMAND
   clients [SUITE …]   run docker-py, dockerode, buildx, testcontainers and compose against a daemon (fetches them once)
   fuzz [SECONDS] [TARGET]  throw mutated input at what reads untrusted bytes (60 seconds for each target)
   cgroup2 [TESTS…]    run the runtime's tests in a virtual machine with control groups of the second version
+  vm [KIND] [TESTS…]  run tests in a virtual machine with systemd and AppArmor, v1 and v2, or SELinux (fetches Debian once)
   tidy                check the repository against its own rules
   transcript [ARGS…]  run the same command lines through docker's client and ours, and compare what they say
   api [ARGS…]         compare a fresh daemon with the Engine API's OpenAPI document
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         ["conformance", ..] => conformance::run_all(&args[1..]),
         ["fuzz", ..] => build::fuzz(&args[1..]),
         ["cgroup2", ..] => cgroup2::run_all(&args[1..]),
+        ["vm", ..] => vm::run_all(&args[1..]),
         ["tidy"] => tidy::run(),
         ["golden", ..] => golden::run(&args[1..]).map(drop),
         ["bench", ..] => build::bench(&args[1..]),

@@ -29,8 +29,10 @@ pub struct EngineConfig {
     pub dns_options: Vec<String>,
     /// `--dns-search`.
     pub dns_search: Vec<String>,
-    /// `--cgroup-parent`; `/docker` where nothing is said.
+    /// `--cgroup-parent`; `/docker` where nothing is said, and `system.slice` with systemd.
     pub cgroup_parent: String,
+    /// `--exec-opt native.cgroupdriver=`: who makes control groups.
+    pub cgroup_driver: CgroupDriver,
     /// `--live-restore`: containers go on when the daemon is told to end.
     pub live_restore: bool,
     /// `--shutdown-timeout`: how long containers are given then.
@@ -41,6 +43,8 @@ pub struct EngineConfig {
     pub ipc_mode: String,
     /// `--default-cgroupns-mode`: empty for what the host's cgroup version suggests.
     pub cgroupns_mode: String,
+    /// `--selinux-enabled`, where the kernel has it.
+    pub selinux: bool,
     /// `--no-new-privileges`.
     pub no_new_privileges: bool,
     /// `--seccomp-profile`: text of a profile that replaces the built-in one, or `unconfined`.
@@ -64,6 +68,48 @@ pub struct EngineConfig {
     pub cdi_dirs: Vec<PathBuf>,
     /// `--default-runtime`: what a container that names none gets.
     pub default_runtime: String,
+}
+
+/// Who makes the control groups of containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// The runtime itself.
+    #[default]
+    Cgroupfs,
+    /// systemd, on the runtime's behalf: each container is a transient scope.
+    Systemd,
+}
+
+impl CgroupDriver {
+    /// As `docker info` and the daemon's options have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+        }
+    }
+
+    /// Where containers' groups are unless somebody says otherwise.
+    #[must_use]
+    pub fn parent(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "/docker",
+            Self::Systemd => "system.slice",
+        }
+    }
+}
+
+/// Refuses a parent of control groups that this driver cannot have.
+///
+/// # Errors
+/// The text for whoever asked.
+pub fn check_cgroup_parent(driver: CgroupDriver, parent: &str) -> Result<(), &'static str> {
+    // COMPAT: moby looks at the end only; what comes before is refused when a container starts.
+    if driver == CgroupDriver::Systemd && !corten_runtime::cgroup::systemd::is_slice(parent) {
+        return Err("cgroup-parent for systemd cgroup should be a valid slice named as \"xxx.slice\"");
+    }
+    Ok(())
 }
 
 /// Whose ids those of a container are on the host.
@@ -112,12 +158,14 @@ impl EngineConfig {
             dns: Vec::new(),
             dns_options: Vec::new(),
             dns_search: Vec::new(),
-            cgroup_parent: "/docker".into(),
+            cgroup_parent: CgroupDriver::default().parent().into(),
+            cgroup_driver: CgroupDriver::default(),
             live_restore: false,
             shutdown_timeout: std::time::Duration::from_secs(15),
             host_gateway: None,
             ipc_mode: "private".into(),
             cgroupns_mode: String::new(),
+            selinux: false,
             no_new_privileges: false,
             seccomp_profile: None,
             ipv6: false,

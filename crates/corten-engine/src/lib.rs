@@ -42,6 +42,7 @@ mod mounts;
 mod names;
 mod networks;
 mod record;
+pub mod selinux;
 mod shared;
 mod spec;
 mod userns;
@@ -51,7 +52,9 @@ mod volumes;
 
 use corten_base::signal;
 
-pub use config::{BUILT_IN_RUNTIMES, EngineConfig, RuntimeConfig, UserMap};
+pub use config::{
+    BUILT_IN_RUNTIMES, CgroupDriver, EngineConfig, RuntimeConfig, UserMap, check_cgroup_parent,
+};
 pub use container::{
     AttachSpec, Attached, ByteStream, CommitSpec, Container, DetachKeys, Outcome, PutOptions, RemoveOptions,
     WaitCondition,

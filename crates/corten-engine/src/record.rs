@@ -61,6 +61,12 @@ pub struct ContainerRecord {
     /// Its volumes are filled from the image once, at the first start.
     #[serde(default)]
     pub build_step: bool,
+    /// SELinux label of its processes; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub process_label: String,
+    /// SELinux label of its files.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mount_label: String,
 }
 
 /// Directories of the root overlay.

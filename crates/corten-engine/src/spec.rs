@@ -10,7 +10,7 @@ use corten_wire::api::host_config::{HostConfig, ThrottleDevice, Ulimit, UpdateRe
 use corten_wire::oci_runtime::{self as oci, ConsoleSize, Mount, Resources, Rlimit};
 
 use crate::apparmor;
-use crate::config::{EngineConfig, UserMap};
+use crate::config::{CgroupDriver, EngineConfig, UserMap};
 use crate::error::{Error, Result, internal, invalid};
 use crate::record::{ContainerRecord, MountKind, MountRecord};
 use crate::userns::{self, outside, parse_idmap};
@@ -50,25 +50,6 @@ pub(crate) struct Security {
     pub(crate) labels: Vec<String>,
 }
 
-impl Security {
-    /// The SELinux label that is asked for; what it does not say is as in the policy for containers. Empty where nothing
-    /// is asked for, or the kernel has no SELinux.
-    fn selinux_label(&self) -> Result<String> {
-        if self.labels.iter().all(|l| l == "disable") || !corten_runtime::spec::has_selinux() {
-            return Ok(String::new());
-        }
-        let mut parts =
-            [("user", "system_u"), ("role", "system_r"), ("type", "container_t"), ("level", "s0")];
-        for label in self.labels.iter().filter(|l| *l != "disable") {
-            let given = label
-                .split_once(':')
-                .and_then(|(key, value)| parts.iter_mut().find(|p| p.0 == key).map(|part| part.1 = value));
-            given.ok_or_else(|| invalid(format!("bad label option {label:?}, valid options 'disable' or \n'user, role, level, type, filetype' followed by ':' and a value")))?;
-        }
-        Ok(parts.map(|p| p.1).join(":"))
-    }
-}
-
 /// Reads `SecurityOpt`; refuses what this kernel cannot enforce.
 pub(crate) fn security(options: &[String]) -> Result<Security> {
     let mut security = Security::default();
@@ -99,7 +80,7 @@ pub(crate) fn security(options: &[String]) -> Result<Security> {
                 )));
             }
             "apparmor" => security.apparmor = Some(value.to_owned()),
-            // COMPAT: a host without SELinux takes labels and does without.
+            // COMPAT: who does without SELinux takes labels and does without.
             "label" => security.labels.push(value.to_owned()),
             "systempaths" if value == "unconfined" => {}
             "writable-cgroups" => {
@@ -205,7 +186,8 @@ pub(crate) fn assemble(
         cap_drop: h.cap_drop.clone().unwrap_or_default(),
         no_new_privileges: security.no_new_privileges || daemon.no_new_privileges,
         apparmor_profile: apparmor_profile(h)?,
-        selinux_label: if h.privileged { String::new() } else { security.selinux_label()? },
+        selinux_label: record.process_label.clone(),
+        mount_label: record.mount_label.clone(),
         writable_cgroups: security.writable_cgroups,
         seccomp: seccomp(&security, h, daemon),
         rlimits: rlimits(h.ulimits.as_deref().unwrap_or_default())?,
@@ -240,13 +222,18 @@ fn users_to_join(around: &Surroundings) -> Option<PathBuf> {
     of.or_else(|| around.sandbox.clone())
 }
 
-/// `<cgroup-parent>/<id>` below each hierarchy's root.
+/// `<cgroup-parent>/<id>` below each hierarchy's root, or the scope `docker-<id>` in that slice.
 pub(crate) fn cgroup_path(record: &ContainerRecord, daemon: &EngineConfig) -> PathBuf {
     let parent = match record.host.cgroup_parent.as_str() {
         "" => daemon.cgroup_parent.as_str(),
         own => own,
     };
-    Path::new("/").join(parent.trim_start_matches('/')).join(record.id.as_str())
+    match daemon.cgroup_driver {
+        CgroupDriver::Cgroupfs => {
+            Path::new("/").join(parent.trim_start_matches('/')).join(record.id.as_str())
+        }
+        CgroupDriver::Systemd => format!("{parent}:docker:{}", record.id).into(),
+    }
 }
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -10,7 +10,7 @@ use corten_wire::api::host_config::{HostConfig, RestartPolicy};
 use corten_wire::api::mount::Mount;
 use corten_wire::api::port::{Port, PortBinding};
 
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, check_cgroup_parent};
 use crate::error::{Result, invalid};
 use crate::signal;
 
@@ -132,6 +132,9 @@ pub(crate) fn host_config(h: &HostConfig, host: &Host, daemon: &EngineConfig) ->
     }
     if !daemon.knows_runtime(&h.runtime) {
         return Err(invalid(format!("unknown or invalid runtime name: {}", h.runtime)));
+    }
+    if !h.cgroup_parent.is_empty() {
+        check_cgroup_parent(daemon.cgroup_driver, &h.cgroup_parent).map_err(invalid)?;
     }
     crate::userns::check(daemon, h)?;
     refuse_unsupported(h)?;

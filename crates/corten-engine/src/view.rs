@@ -292,8 +292,8 @@ impl ContainerView {
             restart_count: i64::from(self.state.restart_count),
             driver: "overlayfs".into(),
             platform: "linux".into(),
-            mount_label: String::new(),
-            process_label: String::new(),
+            mount_label: r.mount_label.clone(),
+            process_label: r.process_label.clone(),
             app_armor_profile: if started {
                 crate::spec::apparmor_profile(&r.host).unwrap_or_default()
             } else {

@@ -1,12 +1,14 @@
 //! Control groups of a container, v1 (and hybrid) and v2: plain files.
 //!
 //! The same relative path, `/docker/<id>`, is used in every hierarchy. A [`Cgroup`] is a handle made from that
-//! path alone, so that the daemon can read and clean up without asking the shim.
+//! path alone, so that the daemon can read and clean up without asking the shim. Where the path is
+//! `slice:prefix:name`, systemd makes and removes the groups ([`systemd`]); all else is the same.
 
 mod devices;
 mod joins;
 mod limits;
 mod stats;
+pub mod systemd;
 
 pub use joins::FastJoins;
 pub use stats::{BlkioEntry, BlkioStats, CpuStats, MemoryStats, PidsStats, Stats};
@@ -17,29 +19,39 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use corten_wire::oci_runtime::Resources;
+use corten_wire::oci_runtime::{Resources, Spec};
 
 use crate::fault::errno_text;
+use systemd::{Unit, UnitError};
 
-/// A file of a control group could not be used.
+/// A control group could not be used.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to {what} {path}: {reason}", path = path.display(), reason = errno_text(source))]
-pub struct CgroupError {
-    /// `write "5"`, `read`, `create`, …
-    pub what: String,
-    /// Which.
-    pub path: PathBuf,
-    /// What the kernel said.
-    pub source: io::Error,
+pub enum CgroupError {
+    /// A file of it.
+    #[error("failed to {what} {path}: {reason}", path = path.display(), reason = errno_text(source))]
+    File {
+        /// `write "5"`, `read`, `create`, …
+        what: String,
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The unit that it belongs to.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
 }
 
 impl CgroupError {
     /// For the API's status.
     #[must_use]
     pub fn kind(&self) -> corten_base::Kind {
-        match self.source.raw_os_error() {
-            Some(libc_errno::EINVAL | libc_errno::ERANGE) => corten_base::Kind::InvalidArgument,
-            _ => corten_base::Kind::Internal,
+        match self {
+            Self::File { source, .. } => match source.raw_os_error() {
+                Some(libc_errno::EINVAL | libc_errno::ERANGE) => corten_base::Kind::InvalidArgument,
+                _ => corten_base::Kind::Internal,
+            },
+            Self::Unit(e) => e.kind(),
         }
     }
 }
@@ -67,19 +79,35 @@ struct Hierarchy {
 pub struct Cgroup {
     hierarchies: Vec<Hierarchy>,
     relative: PathBuf,
+    /// systemd makes and removes them.
+    unit: Option<Unit>,
 }
+
+/// Keeps groups until the first process is in them, see [`Cgroup::create`].
+#[derive(Debug)]
+#[must_use = "groups may vanish before there is a process in them"]
+pub(crate) struct Kept(#[expect(dead_code, reason = "ends when it is dropped")] Option<systemd::Placeholder>);
 
 const REMOVE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Cgroup {
-    /// The groups at this path below every hierarchy's root; nothing is made. Parts such as `..` are dropped.
+    /// The groups at this path below every hierarchy's root, or of the unit `slice:prefix:name`; nothing is made. Parts
+    /// such as `..` are dropped.
     ///
     /// # Errors
-    /// [`CgroupError`] if the mount table cannot be read or shows no hierarchy.
+    /// [`CgroupError`] if the mount table cannot be read or shows no hierarchy, or there is no systemd for a unit.
     pub fn at(path: &Path) -> Result<Self, CgroupError> {
+        match Unit::named(path) {
+            Some(unit) => Self::recorded(&unit.path()?, Some(unit)),
+            None => Self::recorded(path, None),
+        }
+    }
+
+    /// The groups at a path below the hierarchies' roots, whoever made them.
+    pub(crate) fn recorded(path: &Path, unit: Option<Unit>) -> Result<Self, CgroupError> {
         let relative: PathBuf = path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
         let table = PathBuf::from("/proc/self/mountinfo");
-        let fail = |source| CgroupError { what: "read".into(), path: table.clone(), source };
+        let fail = |source| CgroupError::File { what: "read".into(), path: table.clone(), source };
         // One line for each hierarchy of the kernel: when all are found, a table with the mounts of a thousand
         // containers need not be read to its end.
         let count = read_file(Path::new("/proc/self/cgroup")).map_err(fail)?.lines().count();
@@ -97,7 +125,12 @@ impl Cgroup {
         if !anywhere || relative.as_os_str().is_empty() {
             return Err(fail(io::ErrorKind::NotFound.into()));
         }
-        Ok(Self { hierarchies, relative })
+        Ok(Self { hierarchies, relative, unit })
+    }
+
+    /// systemd's unit, where it has one.
+    pub(crate) fn unit(&self) -> Option<&Unit> {
+        self.unit.as_ref()
     }
 
     /// Groups below these, one for the hierarchy of each controller, or with no controller for all of them. They are
@@ -128,7 +161,7 @@ impl Cgroup {
 
     /// No groups at all: the container stays in those of its creator, and nothing limits or counts it.
     pub(crate) fn none() -> Self {
-        Self { hierarchies: Vec::new(), relative: PathBuf::new() }
+        Self { hierarchies: Vec::new(), relative: PathBuf::new(), unit: None }
     }
 
     /// There are none that this process may use, or wants to, see [`Cgroup::none`].
@@ -158,15 +191,27 @@ impl Cgroup {
         Path::new("/").join(&self.relative)
     }
 
-    /// Makes the groups and sets their limits.
+    /// Makes the groups and sets the limits of this configuration. What comes back is dropped when the first process is
+    /// in them.
     ///
     /// # Errors
     /// [`CgroupError`]; what was made stays, see [`Cgroup::destroy`].
-    pub fn create(&self, resources: &Resources) -> Result<(), CgroupError> {
+    pub(crate) fn create(&self, spec: &Spec) -> Result<Kept, CgroupError> {
         if self.is_none() {
             // Whoever chose it asked for no limits.
-            return Ok(());
+            return Ok(Kept(None));
         }
+        let none = Resources::default();
+        let resources = spec.linux.as_ref().and_then(|l| l.resources.as_ref()).unwrap_or(&none);
+        let unit =
+            self.unit.as_ref().map(|u| u.start(resources, &spec.annotations, self.is_v2())).transpose()?;
+        self.make_directories()?;
+        limits::apply(self, resources)?;
+        devices::apply(self, &resources.devices)?;
+        Ok(Kept(unit))
+    }
+
+    fn make_directories(&self) -> Result<(), CgroupError> {
         for h in &self.hierarchies {
             let parents: Vec<&Path> = h.group.ancestors().take(self.relative.components().count()).collect();
             for dir in parents.iter().rev() {
@@ -179,7 +224,11 @@ impl Cgroup {
                         continue;
                     }
                     Err(source) => {
-                        return Err(CgroupError { what: "create".into(), path: dir.to_path_buf(), source });
+                        return Err(CgroupError::File {
+                            what: "create".into(),
+                            path: dir.to_path_buf(),
+                            source,
+                        });
                     }
                 }
                 if h.controllers.iter().any(|c| c == "cpuset") {
@@ -193,8 +242,7 @@ impl Cgroup {
                 }
             }
         }
-        limits::apply(self, resources)?;
-        devices::apply(self, &resources.devices)
+        Ok(())
     }
 
     /// What cannot be done without groups.
@@ -203,7 +251,7 @@ impl Cgroup {
             return Ok(());
         }
         let source = io::ErrorKind::NotFound.into();
-        Err(CgroupError { what: what.into(), path: "the container's control groups".into(), source })
+        Err(CgroupError::File { what: what.into(), path: "the container's control groups".into(), source })
     }
 
     /// v2: lets the children of a group have controllers. What the kernel refuses shows when a limit is set.
@@ -221,6 +269,9 @@ impl Cgroup {
     /// [`CgroupError`].
     pub fn update(&self, resources: &Resources) -> Result<(), CgroupError> {
         self.needed("update")?;
+        if let Some(unit) = &self.unit {
+            unit.set(resources, self.is_v2())?;
+        }
         limits::apply(self, resources)
     }
 
@@ -228,7 +279,7 @@ impl Cgroup {
     pub(crate) fn membership_files(&self) -> Result<Vec<File>, CgroupError> {
         let open = |h: &Hierarchy| {
             let path = h.group.join("cgroup.procs");
-            OpenOptions::new().write(true).open(&path).map_err(|source| CgroupError {
+            OpenOptions::new().write(true).open(&path).map_err(|source| CgroupError::File {
                 what: "open".into(),
                 path,
                 source,
@@ -254,7 +305,7 @@ impl Cgroup {
         let Some(Hierarchy { group: path, .. }) = self.hierarchies.first().filter(|_| self.is_v2()) else {
             return Ok(None);
         };
-        let open = File::open(path).map_err(|source| CgroupError {
+        let open = File::open(path).map_err(|source| CgroupError::File {
             what: "open".into(),
             path: path.clone(),
             source,
@@ -327,7 +378,7 @@ impl Cgroup {
             if Instant::now() > until {
                 let path = self.of("freezer").unwrap_or(Path::new("")).join(file);
                 let source = io::ErrorKind::TimedOut.into();
-                return Err(CgroupError { what: format!("write {value:?}"), path, source });
+                return Err(CgroupError::File { what: format!("write {value:?}"), path, source });
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -405,17 +456,24 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError`] if a group is still busy after two seconds.
     pub fn destroy(&self) -> Result<(), CgroupError> {
+        let stopped = match &self.unit {
+            Some(unit) => {
+                self.kill_all(9);
+                unit.stop()
+            }
+            None => Ok(()),
+        };
         let until = Instant::now() + REMOVE_WITHIN;
         let mut wait = Duration::from_micros(200);
         loop {
             let mut failed = None;
             for h in &self.hierarchies {
                 if let Err(source) = remove_tree(&h.group, 0) {
-                    failed = Some(CgroupError { what: "remove".into(), path: h.group.clone(), source });
+                    failed = Some(CgroupError::File { what: "remove".into(), path: h.group.clone(), source });
                 }
             }
             match failed {
-                None => return Ok(()),
+                None => return Ok(stopped?),
                 Some(error) if Instant::now() > until => return Err(error),
                 Some(_) => {}
             }
@@ -460,7 +518,7 @@ fn remove_tree(dir: &Path, depth: usize) -> io::Result<()> {
 
 /// One write for each value; the file is opened once.
 fn write_file<S: AsRef<str>>(path: &Path, values: &[S]) -> Result<(), CgroupError> {
-    let failed = |value: &str, source| CgroupError {
+    let failed = |value: &str, source| CgroupError::File {
         what: format!("write {value:?} to"),
         path: path.to_owned(),
         source,

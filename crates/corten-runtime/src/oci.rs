@@ -94,6 +94,8 @@ struct Context {
     store: Store,
     /// New containers get control groups.
     cgroups: bool,
+    /// From systemd.
+    systemd: bool,
     /// `--criu`: the program for checkpoints; absent: by `PATH`.
     criu: Option<PathBuf>,
 }
@@ -145,9 +147,6 @@ fn global(args: &[String], log: &mut Log) -> Result<i32, Failed> {
         report::version();
         return Ok(0);
     }
-    if flags.has("systemd-cgroup") {
-        return Err(early(OciError::Unsupported("--systemd-cgroup (the systemd cgroup manager)".into())));
-    }
     if let Some(other) = flags.value("rootless").filter(|r| !["auto", "true", "false"].contains(r)) {
         return Err(early(OciError::Usage(format!(
             "invalid value {other:?} for flag -rootless: parse error"
@@ -172,12 +171,14 @@ fn global(args: &[String], log: &mut Log) -> Result<i32, Failed> {
     }
     command.check(&given).map_err(failed)?;
     let root = absolute(flags.value("root").unwrap_or(DEFAULT_ROOT)).map_err(failed)?;
-    let cgroups = match flags.value("cgroup-manager") {
-        None | Some("cgroupfs") => true,
-        Some("disabled") => false,
+    let (cgroups, systemd) = match flags.value("cgroup-manager") {
+        None => (true, flags.has("systemd-cgroup")),
+        Some("cgroupfs") => (true, false),
+        Some("systemd") => (true, true),
+        Some("disabled") => (false, false),
         Some(other) => return Err(early(OciError::Unsupported(format!("--cgroup-manager {other}")))),
     };
-    let context = Context { store: Store::new(root), cgroups, criu: criu(&flags) };
+    let context = Context { store: Store::new(root), cgroups, systemd, criu: criu(&flags) };
     log.debug(&format!("{name} {rest:?}"));
     if matches!(command, Command::Create | Command::Run | Command::Exec) {
         prepare(&given, log).map_err(failed)?;

@@ -52,6 +52,8 @@ pub struct SpecInput {
     pub apparmor_profile: String,
     /// SELinux label; empty for none.
     pub selinux_label: String,
+    /// SELinux label of the files; empty for none.
+    pub mount_label: String,
     /// System-call filter.
     pub seccomp: SeccompChoice,
     /// `--ulimit`.
@@ -237,6 +239,7 @@ pub fn build(input: SpecInput) -> Result<Built, SpecError> {
         sysctl: sysctls(&input),
         masked_paths: default_paths(&input.masked_paths, MASKED_PATHS),
         readonly_paths: default_paths(&input.readonly_paths, READONLY_PATHS),
+        mount_label: input.mount_label.clone(),
         ..Linux::default()
     };
     let process = Process {

@@ -21,6 +21,7 @@ const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
 const TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
+const ALLOW_MULTI: u32 = 2;
 
 /// The beginning of `union bpf_attr` for `BPF_PROG_LOAD`.
 #[repr(C)]
@@ -47,7 +48,8 @@ struct Attach {
     flags: u32,
 }
 
-/// Attaches a device filter to a control group; it lives as long as the group.
+/// Attaches a device filter to a control group; it lives as long as the group. A device must pass it and all others,
+/// those that are there (systemd's) and those that groups below may get (of containers inside).
 ///
 /// # Errors
 /// Those of bpf(2), among them `EINVAL` for a program that the kernel's verifier refuses.
@@ -71,7 +73,7 @@ pub fn attach_device_filter(cgroup: BorrowedFd<'_>, program: &[Instruction]) -> 
         target: cgroup.as_raw_fd() as u32,
         program: loaded.as_raw_fd() as u32,
         kind: ATTACH_CGROUP_DEVICE,
-        flags: 0,
+        flags: ALLOW_MULTI,
     };
     // SAFETY: as above; no pointers are passed.
     let result = unsafe {

@@ -222,6 +222,7 @@ pub struct Overlay {
     lowers: Vec<CString>,
     upper: Option<(CString, CString)>,
     volatile: bool,
+    label: Option<CString>,
     keep: Vec<OwnedFd>,
     /// For [`Overlay::make_at`].
     options: Vec<u8>,
@@ -244,9 +245,19 @@ impl Overlay {
             lowers: lowers.iter().map(|p| text(p)).collect::<Result<_, _>>()?,
             upper: upper.map(|(u, w)| Ok::<_, io::Error>((text(u)?, text(w)?))).transpose()?,
             volatile: volatile && upper.is_some(),
+            label: None,
             keep: Vec::with_capacity(lowers.len() + 2),
             options: Vec::with_capacity(PAGE),
         })
+    }
+
+    /// All files have this SELinux label; none, if it is empty.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a label with a NUL byte.
+    pub fn labelled(mut self, label: &str) -> io::Result<Self> {
+        self.label = (!label.is_empty()).then(|| CString::new(label)).transpose()?;
+        Ok(self)
     }
 
     /// Makes it, detached: no mount table shows it until it is attached.
@@ -278,6 +289,9 @@ impl Overlay {
         if self.volatile {
             rustix::mount::fsconfig_set_flag(context.as_fd(), c"volatile")?;
         }
+        if let Some(label) = &self.label {
+            rustix::mount::fsconfig_set_string(context.as_fd(), c"context", label.as_c_str())?;
+        }
         finish(&context, 0)
     }
 
@@ -286,7 +300,7 @@ impl Overlay {
     /// # Errors
     /// Those of mount(2); `E2BIG` for more layers than it takes.
     pub fn make_at(&mut self, target: &CStr) -> io::Result<()> {
-        let Self { lowers, upper, keep, options, .. } = self;
+        let Self { lowers, upper, keep, options, label, .. } = self;
         options.clear();
         let keys = lowers.iter().enumerate().map(|(i, l)| (if i == 0 { "lowerdir=" } else { ":" }, l));
         let keys = keys.chain(upper.iter().flat_map(|(u, w)| [(",upperdir=", u), (",workdir=", w)]));
@@ -300,6 +314,12 @@ impl Overlay {
         }
         if self.volatile {
             append(options, b",volatile")?;
+        }
+        if let Some(label) = label {
+            // It may have a comma of its own.
+            append(options, b",context=\"")?;
+            append(options, label.as_bytes())?;
+            append(options, b"\"")?;
         }
         append(options, b"\0")?;
         let options = CStr::from_bytes_with_nul(options).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -28,7 +28,7 @@ use crate::record::{CONTAINERS, ContainerRecord, MountKind, MountRecord, STATES,
 use crate::shared::Shared;
 use crate::spec::Surroundings;
 use crate::view::Endpoint;
-use crate::{apparmor, devices, spec, userns};
+use crate::{apparmor, devices, selinux, spec, userns};
 
 /// What exists of a container only while it runs; kept in `run.json` for the next daemon.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -206,6 +206,24 @@ fn shared_memory(shared: &Shared, record: &ContainerRecord) -> Result<Option<Pat
     Ok(Some(dir))
 }
 
+/// Labels what the container is to use of the host's files.
+fn label(record: &ContainerRecord, around: &Surroundings) -> Result<()> {
+    let label = &record.mount_label;
+    if label.is_empty() {
+        return Ok(());
+    }
+    if around.mount_files {
+        for name in ["resolv.conf", "hostname", "hosts"] {
+            // Those of another container are for both.
+            selinux::relabel(&around.files.join(name), label, around.network_of.is_some())?;
+        }
+    }
+    if let Some(shm) = &around.shm {
+        selinux::relabel(shm, label, around.ipc_of.is_some())?;
+    }
+    record.mounts.iter().try_for_each(|m| selinux::relabel_mount(m, label))
+}
+
 fn joined_pid(shared: &Shared, mode: &str, what: &str) -> Result<Option<i32>> {
     let Some(other) = shared.joined(mode)? else { return Ok(None) };
     let view = other.view();
@@ -318,6 +336,7 @@ fn start(
     if built.spec.process.as_ref().is_some_and(|p| p.apparmor_profile == apparmor::DEFAULT) {
         apparmor::ensure_default()?;
     }
+    label(record, around)?;
     let devices = devices::inject(
         &mut built.spec,
         record.host.device_requests.as_deref().unwrap_or_default(),

@@ -28,6 +28,7 @@ use crate::failpoint::failpoint;
 use crate::links::{self, LinkRecord};
 use crate::mounts::{self, Wanted};
 use crate::record::{CONTAINERS, ContainerRecord, MountKind, MountRecord, RootfsRecord, StateRecord};
+use crate::selinux::{self, Labels};
 use crate::shared::Shared;
 use crate::volumes::now;
 use crate::{merge, names, spec, validate};
@@ -186,6 +187,7 @@ impl Making {
             Base::Image(image) => (Some(image.id.clone()), Some(descriptor(image)), false),
             Base::Layers(_) => (None, None, true),
         };
+        let labels = labels(shared, &self.host)?;
         let record = ContainerRecord {
             id: self.id.clone(),
             name: self.name,
@@ -200,6 +202,8 @@ impl Making {
             rootfs: rootfs(overlay),
             links: Arc::new(self.links),
             build_step,
+            process_label: labels.process,
+            mount_label: labels.mount,
         };
         failpoint!("engine.create.before_record");
         let transient = record.host.auto_remove || build_step;
@@ -209,6 +213,25 @@ impl Making {
         save(shared, &record, if transient { Commit::Lazy } else { Commit::Durable })?;
         Ok(record)
     }
+}
+
+/// The SELinux labels of a new container; none where SELinux is not used.
+fn labels(shared: &Shared, host: &HostConfig) -> Result<Labels> {
+    if !shared.config().selinux {
+        return Ok(Labels::default());
+    }
+    let security = spec::security(host.security_opt.as_deref().unwrap_or_default())?;
+    let taken =
+        shared.containers().into_iter().filter_map(|c| selinux::level_of(&c.view().record.mount_label));
+    let mut same: Option<String> = None;
+    for mode in [&host.ipc_mode, &host.pid_mode] {
+        let Some(other) = shared.joined(mode)? else { continue };
+        let label = other.view().record.process_label.clone();
+        if same.replace(label.clone()).is_some_and(|s| s != label) {
+            return Err(invalid("--ipc and --pid containers SELinux labels aren't the same"));
+        }
+    }
+    selinux::labels(host, &security.labels, same.as_deref(), &taken.collect())
 }
 
 /// Writes a record and its hold on the image together.

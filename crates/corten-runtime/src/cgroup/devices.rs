@@ -26,10 +26,14 @@ pub(super) fn apply(group: &Cgroup, rules: &[DeviceRule]) -> Result<(), CgroupEr
         let directory = File::open(&dir)?;
         bpf::attach_device_filter(directory.as_fd(), &program(rules))
     };
-    attach().map_err(|source| CgroupError { what: "set device rules of".into(), path: dir.clone(), source })
+    attach().map_err(|source| CgroupError::File {
+        what: "set device rules of".into(),
+        path: dir.clone(),
+        source,
+    })
 }
 
-fn is_all(rule: &DeviceRule) -> bool {
+pub(super) fn is_all(rule: &DeviceRule) -> bool {
     matches!(rule.kind.as_str(), "" | "a")
 }
 

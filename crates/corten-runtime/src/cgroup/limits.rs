@@ -114,6 +114,14 @@ fn unlimited(value: i64) -> String {
     if value < 0 { "max".into() } else { value.to_string() }
 }
 
+/// v2: swap without the memory that Docker counts with it.
+pub(super) fn swap_alone(m: &Memory) -> Option<i64> {
+    m.swap.filter(|v| *v != 0).map(|s| match m.limit.filter(|l| *l > 0) {
+        Some(l) if s > 0 => s - l,
+        _ => s,
+    })
+}
+
 fn memory_v2(group: &Cgroup, m: &Memory) -> Result<(), CgroupError> {
     let used = || group.read("memory", "memory.current")?.trim().parse::<i64>().ok();
     if let Some(l) = m.limit.filter(|l| *l > 0 && m.check_before_update == Some(true))
@@ -122,13 +130,9 @@ fn memory_v2(group: &Cgroup, m: &Memory) -> Result<(), CgroupError> {
         let path = group.of("memory").unwrap_or(Path::new("")).join("memory.max");
         // The kernel's own answer on v1.
         let source = io::ErrorKind::ResourceBusy.into();
-        return Err(CgroupError { what: format!("write \"{l}\""), path, source });
+        return Err(CgroupError::File { what: format!("write \"{l}\""), path, source });
     }
-    if let Some(s) = m.swap.filter(|v| *v != 0) {
-        let own = match m.limit.filter(|l| *l > 0) {
-            Some(l) if s > 0 => s - l,
-            _ => s,
-        };
+    if let Some(own) = swap_alone(m) {
         group.write("memory", "memory.swap.max", &unlimited(own))?;
     }
     if let Some(l) = m.limit.filter(|v| *v != 0) {
@@ -174,10 +178,14 @@ fn cpu_v1(group: &Cgroup, c: &Cpu) -> Result<(), CgroupError> {
     Ok(())
 }
 
+/// v2's weight for v1's shares.
+pub(super) fn cpu_weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
 fn cpu_v2(group: &Cgroup, c: &Cpu) -> Result<(), CgroupError> {
     if let Some(s) = c.shares.filter(|v| *v != 0) {
-        let weight = 1 + (s.clamp(2, 262_144) - 2) * 9999 / 262_142;
-        group.write("cpu", "cpu.weight", &weight.to_string())?;
+        group.write("cpu", "cpu.weight", &cpu_weight(s).to_string())?;
     }
     if c.quota.is_some_and(|q| q != 0) || c.period.is_some_and(|p| p != 0) {
         let quota = c.quota.filter(|q| *q > 0).map_or_else(|| "max".to_owned(), |q| q.to_string());
@@ -224,13 +232,17 @@ fn throttles<'a>(b: &'a BlockIo, names: [&'static str; 4]) -> [(&'static str, &'
     ]
 }
 
+/// v2's weight for v1's.
+pub(super) fn io_weight(weight: u16) -> u64 {
+    1 + (u64::from(weight).clamp(10, 1000) - 10) * 9999 / 990
+}
+
 fn block_v2(group: &Cgroup, b: &BlockIo) -> Result<(), CgroupError> {
     if let Some(w) = b.weight.filter(|w| *w != 0) {
         if group.of("io").is_some_and(|d| d.join("io.bfq.weight").exists()) {
             group.write("io", "io.bfq.weight", &w.to_string())?;
         } else {
-            let weight = 1 + (u64::from(w).clamp(10, 1000) - 10) * 9999 / 990;
-            group.write("io", "io.weight", &format!("default {weight}"))?;
+            group.write("io", "io.weight", &format!("default {}", io_weight(w)))?;
         }
     }
     for w in &b.weight_device {

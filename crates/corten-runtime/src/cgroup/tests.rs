@@ -1,7 +1,7 @@
 //! Tests of `cgroup`.
 
 use super::*;
-use corten_wire::oci_runtime::{Memory, Pids};
+use corten_wire::oci_runtime::{Linux, Memory, Pids};
 
 #[test]
 fn mounts_of_a_hybrid_machine() {
@@ -18,7 +18,7 @@ fn mounts_of_a_hybrid_machine() {
     let names: Vec<_> = all.iter().map(|h| (h.name.as_str(), h.controllers.len(), h.unified)).collect();
     assert_eq!(names, [("cpu,cpuacct", 2, false), ("systemd", 0, false), ("unified", 0, true)]);
     assert_eq!(all[0].group, Path::new("/sys/fs/cgroup/cpu,cpuacct/docker/y"));
-    let group = Cgroup { hierarchies: all, relative: "docker/y".into() };
+    let group = Cgroup { hierarchies: all, relative: "docker/y".into(), unit: None };
     assert!(!group.is_v2());
     assert_eq!(group.v1_links().collect::<Vec<_>>(), [("cpu", "cpu,cpuacct"), ("cpuacct", "cpu,cpuacct")]);
 }
@@ -38,7 +38,8 @@ fn a_group_lives_and_dies() {
         pids: Some(Pids { limit: 33 }),
         ..Resources::default()
     };
-    group.create(&resources).unwrap();
+    let linux = Linux { resources: Some(resources), ..Linux::default() };
+    drop(group.create(&Spec { linux: Some(linux), ..Spec::default() }).unwrap());
     let stats = group.stats();
     assert_eq!((stats.memory.limit, stats.pids.limit), (64 << 20, 33));
     // Down, then up again over the old sum of memory and swap.

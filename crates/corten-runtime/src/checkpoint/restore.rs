@@ -109,7 +109,7 @@ impl Tree {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = || rustix::fs::open(&place, flags, Mode::empty()).map_err(|e| fail()(e.into()));
         drop(directory(&place)?);
-        let tree = rootfs_tree(wanted.rootfs, &place).map_err(fail())?;
+        let tree = rootfs_tree(wanted.spec, wanted.rootfs, &place).map_err(fail())?;
         let private =
             mount::Change { propagation: Some(mount::Propagation::Private), ..mount::Change::default() };
         mount::change(tree.as_fd(), private, true).map_err(fail())?;

@@ -324,8 +324,11 @@ impl Names<'_> {
             Step::IsDirectory => ("exec", format!("exec: {name:?}: is a directory: permission denied")),
             Step::NotExecutable => ("exec", format!("exec: {name:?}")),
             Step::LabelFiles => fixed("label", "open /proc/thread-self/attr"),
-            Step::AppArmor => fixed("label", "unable to apply apparmor profile"),
-            Step::SeLinux => fixed("label", "unable to set process label"),
+            Step::AppArmor => fixed(
+                "label",
+                "unable to apply apparmor profile: apparmor failed to apply profile: write /proc/thread-self/attr/apparmor/exec",
+            ),
+            Step::SeLinux => fixed("label", "unable to set process label: write /proc/thread-self/attr/exec"),
             Step::NoNewPrivileges => fixed("no_new_privs", "set no new privileges"),
             Step::CloseRange => fixed("exec", "close_range"),
             Step::FilterPage => fixed("seccomp", "unable to init seccomp: shared page"),

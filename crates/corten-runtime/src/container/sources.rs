@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use corten_sys::mount::{self, Change, Overlay, Propagation, Recipe};
 use corten_sys::process::{self, namespace};
 use corten_sys::{caps, path};
-use corten_wire::oci_runtime::{IdMapping, Mount};
+use corten_wire::oci_runtime::{IdMapping, Mount, Spec};
 use corten_wire::shim::Rootfs;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -91,7 +91,7 @@ impl Root {
                 let why = if unable { ": no ID-mapped mounts on this file system" } else { "" };
                 StepError::os("rootfs", format!("error preparing rootfs{why}"), &e)
             })?,
-            _ => source(plan.rootfs, plan.scratch)
+            _ => source(plan.rootfs, plan.scratch, label(plan.spec))
                 .map_err(|e| StepError::os("rootfs", "error preparing rootfs", &e))?,
         };
         Ok(Self { source, propagation })
@@ -132,9 +132,9 @@ impl Root {
     }
 }
 
-/// The root file system, detached. `scratch` is a place to mount at where the kernel cannot do without.
-pub(crate) fn root(rootfs: &Rootfs, scratch: &Path) -> io::Result<OwnedFd> {
-    match source(rootfs, scratch)? {
+/// The root file system of a container, detached. `scratch` is a place to mount at where the kernel cannot do without.
+pub(crate) fn root(spec: &Spec, rootfs: &Rootfs, scratch: &Path) -> io::Result<OwnedFd> {
+    match source(rootfs, scratch, label(spec))? {
         Source::Ready(root) => Ok(root),
         Source::Mounted(mut overlay, at) => {
             overlay.make_at(&at).and_then(|()| mount::bind(at.as_c_str(), false))
@@ -143,13 +143,19 @@ pub(crate) fn root(rootfs: &Rootfs, scratch: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-fn source(rootfs: &Rootfs, scratch: &Path) -> io::Result<Source> {
+/// Of the files of the root.
+fn label(spec: &Spec) -> &str {
+    spec.linux.as_ref().map_or("", |l| &l.mount_label)
+}
+
+fn source(rootfs: &Rootfs, scratch: &Path, label: &str) -> io::Result<Source> {
     let layers = match single(rootfs) {
         Ok((path, recursive)) => return mount::bind(path, recursive).map(Source::Ready),
         Err(layers) => layers,
     };
     layers.unmark();
-    let mut overlay = Overlay::of(layers.lowers, layers.upper.zip(layers.work), layers.volatile)?;
+    let overlay = Overlay::of(layers.lowers, layers.upper.zip(layers.work), layers.volatile)?;
+    let mut overlay = overlay.labelled(label)?;
     match overlay.make() {
         Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
             Ok(Source::Mounted(overlay, CString::new(scratch.as_os_str().as_encoded_bytes())?))
@@ -247,7 +253,7 @@ impl Corner {
             scratch: text(plan.scratch)?,
             empty: Recipe::of("tmpfs", "tmpfs", &["mode=700".to_owned()], 0)?,
             layers,
-            overlay: Overlay::of(&seen, writable, given.volatile)?,
+            overlay: Overlay::of(&seen, writable, given.volatile)?.labelled(label(plan.spec))?,
             merged: text(&plan.scratch.join("merged"))?,
             owner,
         })

@@ -86,7 +86,8 @@ pub(super) fn restore(context: &Context, given: &Arguments) -> Result<i32, OciEr
         corten_sys::caps::adopt_orphans().map_err(OciError::io("prctl"))?;
     }
     let signals = if detach { None } else { Some(foreground::signals()?) };
-    draft.make_groups().map_err(|step| draft.abandon(OciError::Step { verb: "restore", step }))?;
+    let kept = draft.make_groups();
+    let _kept = kept.map_err(|step| draft.abandon(OciError::Step { verb: "restore", step }))?;
     let all = draft.record.spec.hooks.clone().unwrap_or_default();
     let state = draft.record.state();
     let mut born = |pid: i32| -> Result<(), CriuError> {

@@ -13,7 +13,8 @@ use super::arguments::Arguments;
 use super::foreground::{self, Terminal};
 use super::record::{Container, DOOR_NAME, Record, Status, remove, start_time};
 use super::{Context, OciError, Place, absolute, config, listen_fds, preserved, protect};
-use crate::cgroup::Cgroup;
+use crate::cgroup::systemd::{Unit, UnitError};
+use crate::cgroup::{Cgroup, CgroupError, Kept};
 use crate::container::failure::Names;
 use crate::container::notify::Answers;
 use crate::container::{self, Alone, Launched, OwnProgram, Plan, Stdio, hooks};
@@ -138,14 +139,23 @@ pub(super) fn filter_of(spec: &Spec) -> Result<Option<seccomp::Program>, OciErro
 }
 
 /// Where a container's groups are when its configuration says nothing, and what it may not say.
-fn cgroup_path(spec: &Spec, id: &str) -> Result<PathBuf, OciError> {
+fn cgroup_path(spec: &Spec, id: &str, systemd: bool) -> Result<PathBuf, OciError> {
     let given = spec.linux.as_ref().and_then(|l| l.cgroups_path.clone());
-    let path = given.filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| id.into());
-    if path.to_string_lossy().matches(':').count() == 2 {
-        let text = format!("cgroupsPath {:?} (the systemd cgroup manager)", path.display().to_string());
-        return Err(OciError::Unsupported(text));
+    let given = given.filter(|p| !p.as_os_str().is_empty());
+    let is_unit = |p: &Path| Unit::named(p).is_some();
+    match given {
+        // COMPAT: runc's prefix, for those who look for containers by the names of their scopes.
+        None if systemd => Ok(format!(":runc:{id}").into()),
+        None => Ok(id.into()),
+        Some(path) if systemd && !is_unit(&path) => {
+            Err(CgroupError::from(UnitError::Path(path.display().to_string())).into())
+        }
+        Some(path) if !systemd && is_unit(&path) => Err(OciError::refused(format!(
+            "cgroupsPath {:?} names a unit of systemd's, which needs --systemd-cgroup",
+            path.display().to_string()
+        ))),
+        Some(path) => Ok(path),
     }
-    Ok(path)
 }
 
 /// Without control groups nothing can be limited; devices are open then, as with other runtimes.
@@ -189,7 +199,7 @@ impl Draft {
         let terminal = Terminal::of(given, process.terminal, detach)?;
         let (pid_file, pidfd_socket) = (given.path("pid-file")?, given.path("pidfd-socket")?);
         let cgroup = if context.cgroups {
-            Cgroup::at(&cgroup_path(&spec, id)?)?
+            Cgroup::at(&cgroup_path(&spec, id, context.systemd)?)?
         } else {
             refuse_limits(&spec)?;
             Cgroup::none()
@@ -203,6 +213,7 @@ impl Draft {
             rootfs,
             created: rfc3339_nano(now_ns()),
             cgroup: cgroup.path(),
+            unit: cgroup.unit().cloned(),
             no_keyring: given.has("no-new-keyring"),
             spec,
         };
@@ -219,11 +230,9 @@ impl Draft {
         error
     }
 
-    /// The control groups, with their limits.
-    pub(super) fn make_groups(&self) -> Result<(), StepError> {
-        let none = Resources::default();
-        let resources = self.record.spec.linux.as_ref().and_then(|l| l.resources.as_ref());
-        self.cgroup.create(resources.unwrap_or(&none)).map_err(|e| StepError::new("cgroup", e.to_string()))
+    /// The control groups, with their limits; to be kept until a process is in them.
+    pub(super) fn make_groups(&self) -> Result<Kept, StepError> {
+        self.cgroup.create(&self.record.spec).map_err(|e| StepError::new("cgroup", e.to_string()))
     }
 
     /// Writes the record, now that there is a first process.
@@ -266,7 +275,7 @@ impl Draft {
             filter.map_err(|e| step(StepError::new("seccomp", format!("unable to init seccomp: {e}"))))?;
         rustix::process::chdir(&self.record.bundle)
             .map_err(|e| OciError::io(self.record.bundle.display())(e.into()))?;
-        self.make_groups().map_err(step)?;
+        let _kept = self.make_groups().map_err(step)?;
         let all = spec.hooks.clone().unwrap_or_default();
         let state = self.record.state();
         let born = |pid: i32| self.note(pid).map_err(|e| StepError::new("state", e.to_string()));

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::OciError;
 use crate::cgroup::Cgroup;
+use crate::cgroup::systemd::Unit;
 
 const RECORD_NAME: &str = "state.json";
 /// Where init waits; there as long as it was not started.
@@ -35,6 +36,9 @@ pub(super) struct Record {
     /// RFC 3339.
     pub(super) created: String,
     pub(super) cgroup: PathBuf,
+    /// systemd's, if that has made the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unit: Option<Unit>,
     /// Its processes have the session keyring of whoever made them.
     #[serde(default)]
     pub(super) no_keyring: bool,
@@ -170,7 +174,11 @@ impl Record {
 impl Container {
     pub(super) fn cgroup(&self) -> Result<Cgroup, OciError> {
         let none = self.record.cgroup.components().count() < 2;
-        if none { Ok(Cgroup::none()) } else { Ok(Cgroup::at(&self.record.cgroup)?) }
+        if none {
+            Ok(Cgroup::none())
+        } else {
+            Ok(Cgroup::recorded(&self.record.cgroup, self.record.unit.clone())?)
+        }
     }
 
     /// The first process, if it lives.

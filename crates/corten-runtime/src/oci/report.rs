@@ -30,7 +30,7 @@ pub(super) fn version() {
 pub(super) fn usage() {
     let mut text = String::from(
         "corten-runtime oci - OCI runtime\n\nUsage: corten-runtime oci [global options] command [options] [arguments]\n\n\
-         Global options: --root DIR, --log FILE, --log-format text|json, --debug, --cgroup-manager cgroupfs|disabled, --version\n\nCommands:\n",
+         Global options: --root DIR, --log FILE, --log-format text|json, --debug, --systemd-cgroup, --cgroup-manager cgroupfs|systemd|disabled, --version\n\nCommands:\n",
     );
     for (name, _, flags, about) in COMMANDS {
         writeln!(text, "  {name:<11} {about}").ok();

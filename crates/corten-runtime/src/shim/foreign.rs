@@ -86,7 +86,7 @@ impl Foreign {
         cgroup: &Cgroup,
     ) -> Result<(Self, Launched), Fault> {
         let base = bootstrap.dir.join("foreign");
-        let program = Program::new(runtime, &base);
+        let program = Program::new(runtime, &base, cgroup.unit().is_some());
         if base.exists() {
             // Of a run whose shim did not live to its end.
             program.run(&["delete", "--force", &bootstrap.id], command::Streams::None).ok();
@@ -286,7 +286,7 @@ fn has_ended(child: &Child) -> bool {
 
 fn mount_root(bootstrap: &Bootstrap, places: &Places) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let tree = rootfs_tree(&bootstrap.rootfs, &places.rootfs)?;
+    let tree = rootfs_tree(&bootstrap.spec, &bootstrap.rootfs, &places.rootfs)?;
     let private =
         mount::Change { propagation: Some(mount::Propagation::Private), ..mount::Change::default() };
     mount::change(tree.as_fd(), private, true)?;

@@ -95,10 +95,8 @@ impl BuiltIn {
             answers: answers.as_ref(),
             alone: None,
         };
-        let none = Resources::default();
-        let resources = bootstrap.spec.linux.as_ref().and_then(|l| l.resources.as_ref()).unwrap_or(&none);
-        let created = cgroup.create(resources).map_err(|e| fail(group(&e)));
-        let launched = created.and_then(|()| match &bootstrap.restore {
+        let created = cgroup.create(&bootstrap.spec).map_err(|e| fail(group(&e)));
+        let launched = created.and_then(|_kept| match &bootstrap.restore {
             None => container::launch(&plan).map_err(fail),
             Some(images) => restored(bootstrap, process, cgroup, images),
         });

@@ -15,4 +15,5 @@ mod oci;
 mod peers;
 mod races;
 mod streams;
+mod systemd;
 mod users;

@@ -189,8 +189,7 @@ fn failures_are_told_in_the_callers_log_and_leave_nothing() {
     assert_eq!((&record["level"], &record["msg"]), (&json!("error"), &json!(want)));
     assert!(!b.group().exists() && !b.base.join("root").join(&b.id).exists());
     for (flags, want) in [
-        (&["--systemd-cgroup", "list"][..], "--systemd-cgroup (the systemd cgroup manager) is not supported"),
-        (&["run", "--nope", "x"], "flag provided but not defined: -nope"),
+        (&["run", "--nope", "x"][..], "flag provided but not defined: -nope"),
         (&["run", "-b", &bundle, "../x"], "runc run failed: invalid container ID format"),
         (&["state", "../x"], "invalid container ID format"),
         (

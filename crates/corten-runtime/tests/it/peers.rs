@@ -7,12 +7,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::harness::privileged;
+use crate::systemd::{has_systemd, show};
 
 /// A directory, a network namespace and the runtime under the name `corten-oci`, for one engine.
 struct Place {
     dir: PathBuf,
     netns: String,
     daemon: Option<Child>,
+    /// podman's `--cgroup-manager`.
+    manager: &'static str,
 }
 
 impl Place {
@@ -30,7 +33,7 @@ impl Place {
         std::os::unix::fs::symlink(program, dir.join("corten-oci")).unwrap();
         let limits = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
         std::fs::write(dir.join("containers.conf"), limits).unwrap();
-        let place = Self { dir, netns, daemon: None };
+        let place = Self { dir, netns, daemon: None, manager: "cgroupfs" };
         assert!(Command::new("ip").args(["netns", "add", &place.netns]).status().unwrap().success());
         assert!(place.inside("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
         place
@@ -49,7 +52,7 @@ impl Place {
     fn podman(&self) -> Command {
         let mut command = self.inside("podman");
         command.args(["--root", &self.path("root"), "--runroot", &self.path("run")]);
-        command.args(["--cgroup-manager", "cgroupfs", "--runtime", &self.path("corten-oci")]);
+        command.args(["--cgroup-manager", self.manager, "--runtime", &self.path("corten-oci")]);
         command.env("CONTAINERS_CONF", self.dir.join("containers.conf"));
         command
     }
@@ -189,6 +192,27 @@ fn podman_runs_its_containers_with_it() {
     if privileged() && installed(&["/usr/bin/podman", "/usr/bin/script"]) {
         let place = Place::new();
         smoke(&place, || place.podman());
+    }
+}
+
+/// podman's own choice where systemd runs.
+#[test]
+fn podman_under_systemd() {
+    if has_systemd() && installed(&["/usr/bin/podman", "/usr/bin/script"]) {
+        let mut place = Place::new();
+        place.manager = "systemd";
+        smoke(&place, || place.podman());
+        let say = |args: &[&str]| {
+            let output = place.podman().args(args).output().unwrap();
+            assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        let id = say(&["run", "-d", "-m", "32m", "--pids-limit", "50", "busybox", "sleep", "600"]);
+        let unit = format!("libpod-{id}.scope");
+        assert_eq!((show(&unit, "ActiveState").as_str(), show(&unit, "TasksMax").as_str()), ("active", "50"));
+        assert_eq!(show(&unit, "Slice"), "machine.slice");
+        say(&["rm", "-f", "-t", "0", &id]);
+        assert_eq!(show(&unit, "LoadState"), "not-found");
     }
 }
 

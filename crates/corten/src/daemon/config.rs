@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use corten_api::listen::{Address, Tls};
 use corten_base::units;
-use corten_engine::EngineConfig;
+use corten_engine::{CgroupDriver, EngineConfig, check_cgroup_parent, selinux};
 use corten_net::{AddressPool, DefaultBridge, HostRules, NetConfig};
 use corten_registry::{ClientConfig, InsecureRegistries, ProxyConfig};
+use corten_runtime::cgroup::systemd;
 use corten_wire::api::TextMap;
 use corten_wire::api::host_config::Ulimit;
 
@@ -85,9 +86,8 @@ impl Config {
         one_of(s, "log-level", &["trace", "debug", "info", "warn", "error", "fatal"])?;
         for option in s.list("exec-opt") {
             match option.split_once('=') {
-                Some(
-                    ("native.cgroupdriver", "cgroupfs") | ("native.cgroup-favordynmods", "true" | "false"),
-                ) => {}
+                Some(("native.cgroup-favordynmods", "true" | "false")) => {}
+                Some(("native.cgroupdriver", _)) => {}
                 _ => return Err(wrong(format!("--exec-opt {option} is not supported by this daemon"))),
             }
         }
@@ -239,9 +239,9 @@ fn engine(
     }
     e.dns_options = s.list("dns-opt").to_vec();
     e.dns_search = s.list("dns-search").to_vec();
-    if let Some(parent) = s.text("cgroup-parent") {
-        parent.clone_into(&mut e.cgroup_parent);
-    }
+    e.cgroup_driver = cgroup_driver(s, places.is_some())?;
+    e.cgroup_parent = s.text("cgroup-parent").unwrap_or(e.cgroup_driver.parent()).to_owned();
+    check_cgroup_parent(e.cgroup_driver, &e.cgroup_parent).map_err(wrong)?;
     e.live_restore = s.bool_or("live-restore", places.is_none());
     if let Some(seconds) = s.number("shutdown-timeout") {
         // dockerd's -1 waits for ever; a year is long enough.
@@ -257,11 +257,28 @@ fn engine(
     }
     one_of(s, "default-cgroupns-mode", &["private", "host"])?;
     s.text("default-cgroupns-mode").unwrap_or_default().clone_into(&mut e.cgroupns_mode);
+    e.selinux = s.bool_or("selinux-enabled", false) && selinux::is_enabled();
     e.no_new_privileges = s.bool_or("no-new-privileges", false);
     e.seccomp_profile = seccomp(s)?;
     e.ipv6 = s.bool_or("ipv6", false);
     e.network_options = network_options(s)?;
     Ok(e)
+}
+
+/// The last `native.cgroupdriver` that is given.
+fn cgroup_driver(s: &Settings, rootless: bool) -> Result<CgroupDriver, SettingsError> {
+    let given = s.list("exec-opt").iter().rev().find_map(|o| o.strip_prefix("native.cgroupdriver="));
+    match given {
+        None | Some("" | "cgroupfs") => Ok(CgroupDriver::Cgroupfs),
+        Some("systemd") if rootless => {
+            Err(wrong("native.cgroupdriver=systemd is not supported by a rootless daemon"))
+        }
+        Some("systemd") if !systemd::is_running() => {
+            Err(wrong(format!("native.cgroupdriver=systemd: {}", systemd::UnitError::NotRunning)))
+        }
+        Some("systemd") => Ok(CgroupDriver::Systemd),
+        Some(other) => Err(wrong(format!("native.cgroupdriver option {other} not supported"))),
+    }
 }
 
 fn ulimits(s: &Settings) -> Result<Vec<Ulimit>, SettingsError> {
@@ -482,10 +499,8 @@ mod tests {
             ),
             (&["-H", "ftp://x"], "Invalid bind address format: ftp://x"),
             (&["--label", "x"], "bad attribute format: x"),
-            (
-                &["--exec-opt", "native.cgroupdriver=systemd"],
-                "--exec-opt native.cgroupdriver=systemd is not supported",
-            ),
+            (&["--exec-opt", "native.cgroupdriver=x"], "native.cgroupdriver option x not supported"),
+            (&["--exec-opt", "native.x=y"], "--exec-opt native.x=y is not supported"),
             (&["--bip", "x"], "invalid value \"x\" for --bip"),
             (&["--metrics-addr", "9323"], "invalid metrics-addr \"9323\": "),
             (&["--max-concurrent-uploads", "-1"], "invalid max concurrent uploads: -1"),

@@ -115,6 +115,9 @@ fn info(config: &Config, kernel: String, machine: String) -> anyhow::Result<Info
         security.push("name=apparmor".to_owned());
     }
     security.push(format!("name=seccomp,profile={seccomp}"));
+    if config.engine.selinux {
+        security.push("name=selinux".to_owned());
+    }
     if config.engine.no_new_privileges {
         security.push("name=no-new-privileges".to_owned());
     }
@@ -148,7 +151,7 @@ fn info(config: &Config, kernel: String, machine: String) -> anyhow::Result<Info
         ipv4_forwarding: config.net.ip_forward || read("/proc/sys/net/ipv4/ip_forward").trim() == "1",
         debug: config.debug,
         logging_driver: config.engine.log.kind.clone(),
-        cgroup_driver: if cgroups.none { "none" } else { "cgroupfs" }.to_owned(),
+        cgroup_driver: if cgroups.none { "none" } else { config.engine.cgroup_driver.name() }.to_owned(),
         cgroup_version: if cgroups.v2 { "2" } else { "1" }.to_owned(),
         kernel_version: kernel,
         operating_system: field("PRETTY_NAME"),

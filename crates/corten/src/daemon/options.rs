@@ -92,7 +92,8 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("init", Bool, "An init in every container that does not say otherwise"),
     flag("no-new-privileges", Bool, "Default of the security option of this name"),
     flag("seccomp-profile", Text, "File with the default seccomp profile, builtin, or unconfined"),
-    flag("exec-opt", List, "native.cgroupdriver=cgroupfs, native.cgroup-favordynmods=true").key("exec-opts"),
+    flag("exec-opt", List, "native.cgroupdriver=cgroupfs|systemd, native.cgroup-favordynmods=true")
+        .key("exec-opts"),
     flag("default-runtime", Text, "Runtime of containers that name none (default runc: the built-in one)"),
     flag("add-runtime", List, "name=path: a program with runc's command line").key(""),
     Flag { long: "", short: None, key: "runtimes", kind: Json, help: "see --add-runtime" },
@@ -164,9 +165,13 @@ pub(crate) static OPTIONS: &[Flag] = &[
     flag("no-proxy", Text, "Hosts that are reached without the proxy").key(""),
     Flag { long: "", short: None, key: "proxies", kind: Json, help: "http-proxy, https-proxy, no-proxy" },
     Flag { long: "", short: None, key: "features", kind: Json, help: "containerd-snapshotter, buildkit" },
+    flag(
+        "selinux-enabled",
+        Bool,
+        "Containers and their files have labels of their own, where the kernel has SELinux",
+    ),
     // known, and refused
     flag("authorization-plugin", List, "").key("authorization-plugins"),
-    flag("selinux-enabled", Bool, ""),
     flag("storage-opt", List, "").key("storage-opts"),
     flag("containerd", Text, ""),
     flag("containerd-namespace", Text, ""),

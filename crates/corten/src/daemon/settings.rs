@@ -356,8 +356,8 @@ mod tests {
             assert!(text.starts_with(want), "{text}");
         }
         assert_eq!(
-            args(&["--selinux-enabled"]).unwrap().refuse_unsupported().unwrap_err().to_string(),
-            "--selinux-enabled is not supported by this daemon"
+            args(&["--authorization-plugin=x"]).unwrap().refuse_unsupported().unwrap_err().to_string(),
+            "--authorization-plugin is not supported by this daemon"
         );
     }
 

@@ -1,5 +1,6 @@
 //! End-to-end tests. Each starts its own daemon in its own network namespace and leaves nothing behind.
 
+mod apparmor;
 mod bad_input;
 mod build;
 mod buildx;
@@ -21,8 +22,10 @@ mod operation;
 mod registry;
 mod rootless;
 mod runtimes;
+mod selinux;
 mod soak;
 mod streams;
 mod system;
+mod systemd;
 mod users;
 mod volumes;

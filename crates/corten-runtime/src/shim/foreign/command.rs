@@ -47,12 +47,14 @@ pub(super) enum Failure {
 }
 
 impl Program {
-    pub(super) fn new(runtime: &ForeignRuntime, base: &Path) -> Self {
+    /// `systemd`: the container's groups are systemd's to make.
+    pub(super) fn new(runtime: &ForeignRuntime, base: &Path, systemd: bool) -> Self {
         let log = base.join("log.json");
         let state = base.join("state").display().to_string();
         let own = ["--root", &state, "--log", &log.display().to_string(), "--log-format", "json"]
             .map(str::to_owned);
-        let lead = runtime.args.iter().cloned().chain(own).collect();
+        let groups = systemd.then(|| "--systemd-cgroup".to_owned());
+        let lead = runtime.args.iter().cloned().chain(own).chain(groups).collect();
         Self { path: runtime.path.clone(), lead, log }
     }
 
@@ -164,7 +166,7 @@ mod tests {
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        (Program::new(&ForeignRuntime { path, args: vec!["oci".into()] }, &dir.0), dir)
+        (Program::new(&ForeignRuntime { path, args: vec!["oci".into()] }, &dir.0, false), dir)
     }
 
     mod tempdir {
