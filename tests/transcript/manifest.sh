@@ -34,3 +34,5 @@ docker manifest rm example.test/m/app:3 nope
 docker manifest rm
 docker manifest push
 docker manifest inspect
+# docker shows the repositories of one image in random order: none is left with several.
+!docker rmi -f 127.0.0.1:5000/m/app:amd64 127.0.0.1:5000/m/app:arm64 127.0.0.1:5000/m/other:1

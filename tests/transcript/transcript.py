@@ -7,7 +7,8 @@ DIR holds `corten`, which is both the daemon and the client under test; the refe
 A file (*.sh beside this one by default) has one shell command per line; `docker` in it is the client in question.
 Lines beginning with `#` are comments, with `!` are run but not compared. Before each file, and after it, all
 containers, volumes and networks are removed, so that both clients see the same state. Ids, times, addresses and
-other things that differ from run to run are masked. Then requests.py compares what the two send to a fake daemon.
+other things that differ from run to run are masked. Then requests_compared.py compares what the two send to a fake
+daemon, and tree.py what commands and options there are.
 
 Exit status 1 if anything differs that allowed.toml does not explain, or if it explains what is no more."""
 import argparse
@@ -22,6 +23,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "clients"))
 
 import requests_compared  # noqa: E402
+import tree  # noqa: E402
 from differ import Allowed, changes  # noqa: E402
 from stand import Stand, enter_own_network  # noqa: E402
 
@@ -153,6 +155,8 @@ def main():
     kinds = [("command lines", lines)]
     if not a.files:
         kinds.append(("requests", requests_compared.compare(reference, candidate, a.only)))
+    if everything:
+        kinds.append(("commands", tree.compare(reference, candidate, env)))
     for name, (same, known, bad, allowed) in kinds:
         stale = allowed.stale() if everything else []
         for entry in stale:

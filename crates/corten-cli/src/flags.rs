@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     Strings,
     /// Repeatable `key=value`.
     Map,
+    /// Repeatable, each value a comma-separated list of `key=value`.
+    Pairs,
 }
 
 /// Checks a value beyond its kind; the error is what docker says.
@@ -98,8 +100,8 @@ impl Flag {
     }
 
     pub(crate) fn is_list(&self) -> bool {
-        use Kind::{Env, Filter, Gpus, List, Map, Mount, Network, Strings, Ulimit};
-        matches!(self.kind, List | Strings | Map | Filter | Env | Ulimit | Mount | Network | Gpus)
+        use Kind::{Env, Filter, Gpus, List, Map, Mount, Network, Pairs, Strings, Ulimit};
+        matches!(self.kind, List | Strings | Map | Pairs | Filter | Env | Ulimit | Mount | Network | Gpus)
     }
 }
 
@@ -127,7 +129,7 @@ pub(crate) fn command(name: &'static str, set: FlagSet, interspersed: bool) -> c
     for flag in &all {
         command = command.arg(argument(flag));
     }
-    let mut help = Arg::new("help").long("help").action(ArgAction::SetTrue);
+    let mut help = argument(&long("help", Kind::Bool, "Show what is here"));
     if !all.iter().any(|f| f.short == Some('h')) {
         help = help.short('h');
     }
@@ -203,7 +205,9 @@ fn translate(error: &clap::Error, flags: &[Flag], args: &[std::ffi::OsString]) -
             use std::error::Error as _;
             let why = error.source().map(ToString::to_string).unwrap_or_default();
             let value = text(ContextKind::InvalidValue);
-            format!("invalid argument {value:?} for {:?} flag: {why}", flag.map_or(name, Flag::display))
+            let shown =
+                flag.map_or_else(|| name.split('[').next().unwrap_or_default().to_owned(), Flag::display);
+            format!("invalid argument {value:?} for {shown:?} flag: {why}")
         }
         _ => match (words.last(), flag) {
             (Some(last), _) if last.starts_with("--") => format!("flag needs an argument: {last}"),
@@ -225,7 +229,7 @@ impl Flags {
 
     /// `--help` was given.
     pub(crate) fn help(&self) -> bool {
-        self.matches.get_flag("help")
+        self.matches.get_one::<String>("help").is_some_and(|text| check::parse_bool(text) == Some(true))
     }
 
     fn default_of(&self, name: &str) -> &'static str {

@@ -130,7 +130,7 @@ fn to_json(value: &Value, texts: &HashMap<usize, String>) -> String {
 }
 
 /// Go's encoder, left to itself, writes `<`, `>` and `&` as escapes.
-fn html_escaped(json: String) -> String {
+pub(crate) fn html_escaped(json: String) -> String {
     json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 

@@ -311,9 +311,9 @@ pub(crate) fn gpus(text: &str) -> Result<Value, String> {
     let (mut capabilities, mut options) = (vec!["gpu".to_owned()], Map::new());
     let number = |v: &str| match v {
         "all" => Ok(-1),
-        v => v
-            .parse::<i64>()
-            .map_err(|_| format!("invalid count ({v}): value must be either \"all\" or an integer")),
+        v => v.parse::<i64>().map_err(|_| {
+            format!("invalid count ({v}): value must be either \"all\" or an integer: invalid syntax")
+        }),
     };
     let mut count_set = false;
     for field in csv(text)? {

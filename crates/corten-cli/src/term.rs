@@ -92,8 +92,5 @@ pub(crate) fn confirm(question: &str) -> io::Result<bool> {
     out.flush()?;
     let mut line = String::new();
     io::stdin().read_line(&mut line)?;
-    if !line.ends_with('\n') {
-        writeln!(out)?;
-    }
     Ok(line.trim().eq_ignore_ascii_case("y"))
 }

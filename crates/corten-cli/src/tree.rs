@@ -132,7 +132,10 @@ fn dispatch(args: &[OsString]) -> Result {
     let (command, path, rest) = find(&rest)?;
     let flags = flags::parse(command.flags, command.interspersed, rest).map_err(|text| {
         failure(
-            format!("{text}\n\nUsage:  {path} {}\n\nRun '{path} --help' for more information", command.usage),
+            format!(
+                "{text}\n\nUsage:  {}\n\nRun '{path} --help' for more information",
+                usage_line(command, &path)
+            ),
             125,
         )
     })?;
@@ -190,16 +193,16 @@ fn find(words: &[OsString]) -> Result<(&'static Command, String, &[OsString])> {
         return Ok((command, format!("docker {first}"), &words[1..]));
     }
     let Some((group, _)) = GROUPS.iter().find(|(name, _)| *name == first) else {
-        return Err(failure(
-            format!(
-                "docker: unknown command: docker {first}{}\n\nRun 'docker --help' for more information",
-                suggestion(&first, top_names(), |name| format!("docker {name}"))
-            ),
-            1,
-        ));
+        let hint = match ABSENT.iter().find(|(names, _)| names.contains(&first.as_ref())) {
+            Some((_, why)) => format!("\n\n{why}"),
+            None => suggestion(&first, top_names(), |name| format!("docker {name}")),
+        };
+        let text = format!("docker: unknown command: docker {first}{hint}");
+        return Err(failure(format!("{text}\n\nRun 'docker --help' for more information"), 1));
     };
     let Some(second) = words.get(1) else {
-        out(&group_help(group))?;
+        // COMPAT: only who asks for it gets it on standard output.
+        std::io::stderr().write_all(group_help(group).as_bytes())?;
         return Err(crate::error::exit(0));
     };
     let second = second.to_string_lossy();
@@ -207,31 +210,32 @@ fn find(words: &[OsString]) -> Result<(&'static Command, String, &[OsString])> {
         out(&group_help(group))?;
         return Err(crate::error::exit(0));
     }
-    if let Some(unknown) = second.strip_prefix('-').filter(|u| !u.is_empty()) {
-        let text = match unknown.strip_prefix('-') {
-            Some(name) => format!("unknown flag: --{name}"),
-            None => {
-                format!("unknown shorthand flag: '{}' in -{unknown}", unknown.chars().next().unwrap_or('-'))
-            }
-        };
-        return Err(failure(
-            format!(
-                "{text}\n\nUsage:  docker {group} COMMAND\n\nRun 'docker {group} --help' for more information"
-            ),
-            125,
-        ));
+    if let Some(command) = commands::all().find(|c| c.group == *group && c.names.contains(&second.as_ref())) {
+        return Ok((command, format!("docker {group} {second}"), &words[2..]));
     }
-    match commands::all().find(|c| c.group == *group && c.names.contains(&second.as_ref())) {
-        Some(command) => Ok((command, format!("docker {group} {second}"), &words[2..])),
-        None => Err(failure(
-            format!(
-                "docker: unknown command: docker {group} {second}{}\n\nUsage:  docker {group}\n\nRun 'docker {group} --help' for more information",
-                suggestion(&second, names_in(group), |name| format!("docker {group} {name}"))
-            ),
-            1,
-        )),
-    }
+    // COMPAT: what is wrong with flags comes before what is wrong with the command.
+    let flag = flags::parse(&[], true, &words[1..]).err();
+    let text = flag.clone().unwrap_or_else(|| {
+        let hint = suggestion(&second, names_in(group), |name| format!("docker {group} {name}"));
+        format!("docker: unknown command: docker {group} {second}{hint}")
+    });
+    let more = if COMMAND_IN_USAGE.contains(group) { " COMMAND" } else { "" };
+    let usage = format!("Usage:  docker {group}{more}\n\nRun 'docker {group} --help' for more information");
+    Err(failure(format!("{text}\n\n{usage}"), if flag.is_some() { 125 } else { 1 }))
 }
+
+/// Docker's groups that are not here, and what to say instead of a suggestion.
+const ABSENT: &[(&[&str], &str)] = &[
+    (
+        &["config", "node", "secret", "service", "stack", "swarm"],
+        "This engine has no swarm mode: it runs containers on one machine.",
+    ),
+    (&["plugin"], "This engine has no plugins for networks, volumes and logs."),
+    (&["trust"], "Content trust is not supported."),
+];
+
+/// COMPAT: the groups whose errors say so; all helps do.
+const COMMAND_IN_USAGE: &[&str] = &["manifest", "volume"];
 
 fn top_names() -> impl Iterator<Item = &'static str> {
     commands::all().flat_map(|c| c.top.iter().copied()).chain(GROUPS.iter().map(|(group, _)| *group))
@@ -307,7 +311,7 @@ fn check_arity(command: &Command, path: &str, given: usize) -> Result {
     Err(failure(
         format!(
             "docker: '{path}' {what}\n\nUsage:  {}\n\n{verb} '{path} --help' for more information",
-            format!("{path} {}", command.usage).trim_end()
+            usage_line(command, path)
         ),
         1,
     ))
@@ -333,8 +337,12 @@ fn help_for(cli: &Cli, words: &[OsString], args: &[OsString]) -> Result {
     }
 }
 
+fn usage_line(command: &Command, path: &str) -> String {
+    format!("{path} {}", command.usage).trim_end().to_owned()
+}
+
 fn command_help(command: &Command, path: &str) -> String {
-    let mut text = format!("Usage:  {path} {}\n\n{}\n", command.usage, command.about);
+    let mut text = format!("Usage:  {}\n\n{}\n", usage_line(command, path), command.about);
     let grouped = (!command.group.is_empty())
         .then(|| command.names.iter().map(|n| format!("docker {} {n}", command.group)));
     let names: Vec<String> =
@@ -421,6 +429,16 @@ mod tests {
             assert!(!check(top, &["--disable-content-trust=false", "x"], false), "{top}");
         }
         assert!(check("ps", &[], true));
+    }
+
+    #[test]
+    fn what_is_not_here_is_not_taken_for_a_typing_error() {
+        for (word, want) in [("swarm", "no swarm mode"), ("stack", "no swarm mode"), ("plugin", "no plugins")]
+        {
+            let error = find(&[word.into(), "ls".into()]).unwrap_err();
+            let text = &error.downcast_ref::<Failure>().unwrap().text;
+            assert!(text.contains(want) && !text.contains("Did you mean"), "{text}");
+        }
     }
 
     #[test]

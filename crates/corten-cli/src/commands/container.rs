@@ -271,6 +271,7 @@ pub(super) const COMMANDS: &[Command] = &[
         about: "Make an image from a container",
         usage: "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
         arity: Arity::Between(1, 2),
+        interspersed: false,
         flags: &[&[
             flag("author", 'a', Text, "Author"),
             flag("change", 'c', List, "Dockerfile instruction to apply"),

@@ -11,7 +11,7 @@ use crate::commands::FORMAT_HELP;
 use crate::commands::network::natural;
 use crate::context::{Context, check_name};
 use crate::error::{Result, fail};
-use crate::flags::Kind::{Bool, List, Text};
+use crate::flags::Kind::{Bool, Pairs, Text};
 use crate::flags::{Flags, flag, long};
 use crate::format::{self, Row, Table, text};
 use crate::term;
@@ -19,7 +19,7 @@ use crate::tree::{Arity, Command, PLAIN};
 
 const DESCRIPTION: crate::flags::Flag = long("description", Text, "What it is");
 const DOCKER: crate::flags::Flag =
-    long("docker", List, "Endpoint: host=…,ca=…,cert=…,key=…,skip-tls-verify=…,from=…");
+    long("docker", Pairs, "Endpoint: host=…,ca=…,cert=…,key=…,skip-tls-verify=…,from=…");
 /// A context's archive is at most this long.
 const MAX_ARCHIVE: u64 = 10 << 20;
 
@@ -284,16 +284,12 @@ async fn inspect(cli: &Cli, flags: &Flags) -> Result {
             continue;
         }
         match cli.contexts().get(&name) {
-            Ok(context) => found.push(context.inspect()),
+            Ok(context) => found.push(format::html_escaped(context.inspect())),
             Err(e) => errors.push(e.to_string()),
         }
     }
     match flags.text("format") {
-        "" => cli.line(&format::indent(
-            &format!("[{}]", found.join(",")).replace("\\u003c", "<").replace("\\u003e", ">"),
-            "",
-            "    ",
-        ))?,
+        "" => cli.line(&format::indent(&format!("[{}]", found.join(",")), "", "    "))?,
         "json" => cli.line(&format!("[{}]", found.join(",")))?,
         template => {
             for json in &found {

@@ -75,6 +75,7 @@ pub(super) const COMMANDS: &[Command] = &[
         about: "Give an image a further name",
         usage: "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]",
         arity: Arity::Exactly(2),
+        interspersed: false,
         run: |c, f| Box::pin(tag(c, f)),
         ..BASE
     },
@@ -346,12 +347,24 @@ async fn push(cli: &Cli, flags: &Flags) -> Result {
     if quiet { cli.line(&reference.to_string()) } else { Ok(()) }
 }
 
+fn is_component(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+}
+
 /// `linux/arm64/v8` as the API's JSON.
 pub(super) fn platform_json(text: &str) -> Result<String> {
     let parts: Vec<&str> = text.split('/').collect();
     let (os, architecture, variant) = match parts[..] {
         [os, architecture] => (os, architecture, ""),
         [os, architecture, variant] => (os, architecture, variant),
+        [os] if !is_component(os) => {
+            return Err(fail(
+                format!(
+                    "{text:?} is an invalid OS component of {text:?}: OSAndVersion specifier component must match \"^([A-Za-z0-9_-]+)(?:\\\\(([A-Za-z0-9_.-]*)\\\\))?$\": invalid argument"
+                ),
+                1,
+            ));
+        }
         _ => {
             return Err(fail(format!("{text:?}: cannot parse platform specifier: invalid argument"), 1));
         }

@@ -162,7 +162,7 @@ async fn inspect(cli: &Cli, flags: &Flags) -> Result {
     let registries = Registries::new(cli, flags.on("insecure"));
     if flags.args().len() == 2 {
         let (list, member) = (parse(&flags.arg(0))?, parse(&flags.arg(1))?);
-        let missing = || fail(format!("No such manifest: {}", flags.arg(1)), 1);
+        let missing = || fail(format!("No such manifest: {member}"), 1);
         return show_one(cli, &store.member(&list, &member)?.ok_or_else(missing)?, verbose);
     }
     let name = parse(&flags.arg(0))?;

@@ -178,7 +178,7 @@ async fn prune_cache(cli: &Cli, flags: &Flags, filters: &Filters) -> Result<Valu
 
 async fn cache(cli: &Cli, flags: &Flags) -> Result {
     let what = if flags.on("all") { "all build cache" } else { "all dangling build cache" };
-    ask(cli, flags, &format!("WARNING! This will remove {what}.\n"))?;
+    ask(cli, flags, &format!("WARNING! This will remove {what}. "))?;
     let answer = prune_cache(cli, flags, &filters(cli, flags)).await?;
     cli.print(&listed("Deleted build cache objects", &answer, "CachesDeleted"))?;
     reclaimed(cli, space(&answer))

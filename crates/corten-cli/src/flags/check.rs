@@ -12,6 +12,10 @@ pub(crate) fn value(flag: &Flag, text: &str) -> Result<(), String> {
     }
     match flag.kind {
         Kind::Text | Kind::List | Kind::Strings => Ok(()),
+        Kind::Pairs => match opts::csv(text)?.into_iter().find(|field| !field.contains('=')) {
+            None => Ok(()),
+            Some(field) => Err(format!("{field} must be formatted as key=value")),
+        },
         Kind::Bool => match parse_bool(text) {
             Some(_) => Ok(()),
             None => Err(format!("strconv.ParseBool: parsing {text:?}: invalid syntax")),

@@ -22,6 +22,7 @@ pub(crate) fn type_name(kind: Kind) -> &'static str {
         Kind::Env | Kind::List => "list",
         Kind::Strings => "strings",
         Kind::Map => "map",
+        Kind::Pairs => "stringToString",
     }
 }
 

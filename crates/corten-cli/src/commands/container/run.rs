@@ -37,7 +37,9 @@ fn framed(cli: &Cli, error: anyhow::Error, code: i32) -> anyhow::Error {
             None => (format!("{error:#}"), code),
         },
     };
-    fail(format!("docker: {text}\n\nRun '{} --help' for more information", cli.path), code)
+    // COMPAT: by the short name, also under `docker container`.
+    let name = cli.path.rsplit(' ').next().unwrap_or_default();
+    fail(format!("docker: {text}\n\nRun 'docker {name} --help' for more information"), code)
 }
 
 /// `create`.

@@ -74,7 +74,7 @@ pub(super) async fn info(cli: &Cli, flags: &Flags) -> Result {
         }
         Err(e) => {
             cli.print(&out)?;
-            Err(fail(format!("{e}\nerrors pretty printing info"), 1))
+            Err(fail(e, 1))
         }
     }
 }
