@@ -105,7 +105,6 @@ impl CgroupDriver {
 /// # Errors
 /// The text for whoever asked.
 pub fn check_cgroup_parent(driver: CgroupDriver, parent: &str) -> Result<(), &'static str> {
-    // COMPAT: moby looks at the end only; what comes before is refused when a container starts.
     if driver == CgroupDriver::Systemd && !corten_runtime::cgroup::systemd::is_slice(parent) {
         return Err("cgroup-parent for systemd cgroup should be a valid slice named as \"xxx.slice\"");
     }

@@ -10,7 +10,7 @@ use corten_wire::api::host_config::{HostConfig, ThrottleDevice, Ulimit, UpdateRe
 use corten_wire::oci_runtime::{self as oci, ConsoleSize, Mount, Resources, Rlimit};
 
 use crate::apparmor;
-use crate::config::{CgroupDriver, EngineConfig, UserMap};
+use crate::config::{CgroupDriver, EngineConfig, UserMap, check_cgroup_parent};
 use crate::error::{Error, Result, internal, invalid};
 use crate::record::{ContainerRecord, MountKind, MountRecord};
 use crate::userns::{self, outside, parse_idmap};
@@ -147,6 +147,14 @@ pub(crate) fn check_sysctls(h: &HostConfig) -> Result<()> {
     Ok(())
 }
 
+/// A container may have been made when the daemon had another driver of control groups.
+pub(crate) fn check_parent(h: &HostConfig, daemon: &EngineConfig) -> Result<()> {
+    match h.cgroup_parent.as_str() {
+        "" => Ok(()),
+        parent => check_cgroup_parent(daemon.cgroup_driver, parent).map_err(invalid),
+    }
+}
+
 /// Assembles everything.
 pub(crate) fn assemble(
     record: &ContainerRecord,
@@ -154,6 +162,7 @@ pub(crate) fn assemble(
     around: &Surroundings,
 ) -> Result<Built> {
     let (c, h) = (&record.config, &record.host);
+    check_parent(h, daemon)?;
     let security = security(h.security_opt.as_deref().unwrap_or_default())?;
     let (path, args) = command(record);
     let users = userns::of(daemon, h);

@@ -10,9 +10,9 @@ use corten_wire::api::host_config::{HostConfig, RestartPolicy};
 use corten_wire::api::mount::Mount;
 use corten_wire::api::port::{Port, PortBinding};
 
-use crate::config::{EngineConfig, check_cgroup_parent};
+use crate::config::EngineConfig;
 use crate::error::{Result, invalid};
-use crate::signal;
+use crate::{signal, spec};
 
 /// Facts of the host that limits are checked against.
 #[derive(Debug, Clone)]
@@ -133,9 +133,7 @@ pub(crate) fn host_config(h: &HostConfig, host: &Host, daemon: &EngineConfig) ->
     if !daemon.knows_runtime(&h.runtime) {
         return Err(invalid(format!("unknown or invalid runtime name: {}", h.runtime)));
     }
-    if !h.cgroup_parent.is_empty() {
-        check_cgroup_parent(daemon.cgroup_driver, &h.cgroup_parent).map_err(invalid)?;
-    }
+    spec::check_parent(h, daemon)?;
     crate::userns::check(daemon, h)?;
     refuse_unsupported(h)?;
     let mut warnings = Vec::new();

@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) debug: bool,
     pub(crate) log_level: String,
     pub(crate) experimental: bool,
+    /// `--selinux-enabled` on a host without it.
+    pub(crate) selinux_missing: bool,
     /// Of an ordinary user.
     pub(crate) rootless: bool,
     pub(crate) labels: Vec<String>,
@@ -108,6 +110,7 @@ impl Config {
             debug: s.bool_or("debug", false),
             log_level: s.text("log-level").unwrap_or("info").to_owned(),
             experimental: s.bool_or("experimental", false),
+            selinux_missing: s.bool_or("selinux-enabled", false) && !selinux::is_enabled(),
             labels: labels(s)?,
             json_logs: s.text("log-format") == Some("json"),
             metrics: metrics(s)?,

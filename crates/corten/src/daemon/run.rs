@@ -64,6 +64,10 @@ pub(crate) fn run(config: Config, args: Vec<OsString>) -> anyhow::Result<()> {
 
 fn serve(runtime: &Runtime, mut config: Config, args: &[OsString], begin: Instant) -> anyhow::Result<()> {
     let stop = Cancel::new();
+    if config.selinux_missing {
+        // COMPAT: no reason for dockerd not to start.
+        tracing::warn!("--selinux-enabled: this host has no SELinux, nothing is labelled");
+    }
     let mut activated = systemd::activated().context("socket activation")?;
     let (services, listeners, metrics) = runtime.block_on(async {
         let services = open(&config, runtime.handle()).await?;
