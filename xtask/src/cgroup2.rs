@@ -65,7 +65,7 @@ pub fn machine(tests: &[String], heard: &mut dyn FnMut(&str)) -> Result<bool> {
     let dist = build::dist(Profile::Debug)?;
     let runs = [
         Run { program: machine::program("corten-runtime")?, tests: of(TESTS), threads: 2 },
-        // A daemon is given ten seconds to come up, which is little for an emulated processor that does more than that.
+        // A daemon takes long to come up on an emulated processor that does more than that.
         Run { program: machine::program("corten-e2e")?, tests: of(DAEMON_TESTS), threads: 1 },
     ];
     let image = place.join("initramfs");

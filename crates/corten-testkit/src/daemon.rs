@@ -14,6 +14,8 @@ use serde_json::Value;
 use crate::{http, image, leak};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
+/// An emulated processor takes ten seconds for AppArmor's profile alone.
+const COME_UP: Duration = Duration::from_secs(60);
 
 /// Which client runs a command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +108,7 @@ impl Daemon {
     /// Starts a daemon with default options and imports `busybox:latest` into it.
     ///
     /// # Panics
-    /// When it does not come up within 10 seconds.
+    /// When it does not come up within a minute, which is for emulated machines.
     #[must_use]
     pub fn start() -> Self {
         let daemon = Self::start_with(DaemonOptions::default());
@@ -117,7 +119,7 @@ impl Daemon {
     /// Starts a daemon without any image.
     ///
     /// # Panics
-    /// When it does not come up within 10 seconds.
+    /// When it does not come up within a minute, which is for emulated machines.
     #[must_use]
     pub fn start_with(options: DaemonOptions) -> Self {
         let dir = tempfile::Builder::new().prefix("corten-e2e-").tempdir().expect("a temporary directory");
@@ -183,7 +185,7 @@ impl Daemon {
             .stdout(log.try_clone().expect("dup"))
             .stderr(log);
         self.child = Some(command.spawn().expect("spawn the daemon"));
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + COME_UP;
         while UnixStream::connect(self.socket()).is_err() || self.try_get("/_ping").is_err() {
             assert!(Instant::now() < deadline, "the daemon did not come up:\n{}", self.log());
             if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
