@@ -73,6 +73,8 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     // Runs its containers with our runtime.
     ("podman", "podman"),
+    // Brings its own shim.
+    ("ctr", "containerd"),
     // The docker client; a machine that has a newer one keeps it.
     ("docker", "docker.io"),
 ];

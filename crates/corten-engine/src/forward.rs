@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result, internal};
 
+/// Beside the socket: the host's `net.ipv4.ip_unprivileged_port_start`. In here one reads that of the own namespace.
+pub const FIRST_PORT: &str = "first-port";
+
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where slirp4netns listens.
@@ -55,15 +58,30 @@ impl<'a> Forwarder<'a> {
         Ok(())
     }
 
+    /// The first port that an ordinary user of the host may take, as the outside noted it.
+    fn first_port(&self) -> u16 {
+        let noted = std::fs::read_to_string(self.socket.with_file_name(FIRST_PORT));
+        noted.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
     fn open_one(&self, port: &PortRecord, host: Ipv4Addr) -> Result<()> {
         let proto = name(port.protocol)?;
+        let first = self.first_port();
+        if port.host_port < first {
+            return Err(internal(format!(
+                "driver failed programming external connectivity: cannot expose privileged port {number}, you can \
+                 add 'net.ipv4.ip_unprivileged_port_start={number}' to /etc/sysctl.conf (currently {first}), or \
+                 choose a larger port number (>= {first}): listen {proto} {host}:{number}: bind: permission denied",
+                number = port.host_port,
+            )));
+        }
         let arguments = json!({
             "proto": proto, "host_addr": host.to_string(), "host_port": port.host_port, "guest_port": port.host_port,
         });
         self.ask(&json!({"execute": "add_hostfwd", "arguments": arguments})).map_err(|e| {
             internal(format!(
                 "driver failed programming external connectivity: failed to bind host port {host}:{}/{proto}: {} \
-                 (is it taken, or below net.ipv4.ip_unprivileged_port_start?)",
+                 (is it taken?)",
                 port.host_port,
                 e.chain()
             ))

@@ -65,5 +65,6 @@ pub use error::{Error, Result};
 pub use exec::{Exec, ExecStart};
 pub use failpoint::VARIABLE as FAILPOINT_VARIABLE;
 pub use filters::EventFilter;
+pub use forward::FIRST_PORT;
 pub use record::{ContainerRecord, MountKind, MountRecord, RootfsRecord, Standing, StateRecord};
 pub use view::{ContainerView, Endpoint, Status};

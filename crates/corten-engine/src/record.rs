@@ -37,7 +37,7 @@ pub struct ContainerRecord {
     pub name: String,
     /// Nanoseconds since the epoch.
     pub created_ns: i64,
-    /// Image it was made from; `None` for build steps on layers that are no image yet.
+    /// Image it was made from.
     pub image: Option<Digest>,
     /// The manifest that was chosen.
     #[serde(default)]
@@ -58,7 +58,7 @@ pub struct ContainerRecord {
     /// `--link` on the default bridge.
     #[serde(default)]
     pub links: Arc<Vec<crate::links::LinkRecord>>,
-    /// Its volumes are filled from the image once, at the first start.
+    /// What it writes need not survive a power cut: a step of a build, see [`crate::Engine::create_step`].
     #[serde(default)]
     pub build_step: bool,
     /// SELinux label of its processes; empty for none.

@@ -251,9 +251,6 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 fn environment(record: &ContainerRecord, links: &[String]) -> Vec<String> {
     let c = &record.config;
     let mut env = vec![PATH.to_owned(), format!("HOSTNAME={}", c.hostname)];
-    if record.build_step {
-        env.truncate(1);
-    }
     if c.tty {
         env.push("TERM=xterm".into());
     }

@@ -250,7 +250,7 @@ impl Cgroup {
         if !self.is_none() {
             return Ok(());
         }
-        let source = io::ErrorKind::NotFound.into();
+        let source = io::Error::other("there are none that this user may use");
         Err(CgroupError::File { what: what.into(), path: "the container's control groups".into(), source })
     }
 

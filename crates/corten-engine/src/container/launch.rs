@@ -366,7 +366,7 @@ fn start(
             upper: Some(record.rootfs.upper.clone()),
             work: Some(record.rootfs.work.clone()),
             // The next daemon after a power cut removes it, see ARCHITECTURE.md.
-            volatile: h.auto_remove,
+            volatile: h.auto_remove || record.build_step,
         },
         user: Some(UserSpec { user: c.user.clone(), group_add }),
         init: h.init.unwrap_or(shared.config().init),

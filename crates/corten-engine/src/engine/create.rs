@@ -11,13 +11,12 @@ use std::sync::Arc;
 
 use corten_base::db::Commit;
 use corten_base::{Id, Platform};
-use corten_image::{Image, Layer, Overlay};
+use corten_image::{Image, Overlay};
 use corten_wire::api::TextMap;
 use corten_wire::api::container::{ContainerConfig, CreateRequest, CreateResponse};
 use corten_wire::api::host_config::HostConfig;
 use corten_wire::api::image::{Descriptor, OciPlatform};
 use corten_wire::api::network::{EndpointSettings, NetworkingConfig};
-use corten_wire::oci_image;
 
 use super::Engine;
 use crate::container::{
@@ -33,10 +32,11 @@ use crate::shared::Shared;
 use crate::volumes::now;
 use crate::{merge, names, spec, validate};
 
-/// What a container's root is made of.
-enum Base {
-    Image(Arc<Image>),
-    Layers(Vec<Layer>),
+/// What a container is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Lasting,
+    BuildStep,
 }
 
 impl Engine {
@@ -46,6 +46,25 @@ impl Engine {
     /// What Docker refuses, in its words.
     pub async fn create(
         &self,
+        name: Option<&str>,
+        request: CreateRequest,
+        platform: Option<&Platform>,
+    ) -> Result<CreateResponse> {
+        self.create_for(Purpose::Lasting, name, request, platform).await
+    }
+
+    /// For a step of a build. An ordinary container, but that what it writes need not survive a power cut: when the
+    /// step has ended it becomes a layer, which is a blob as well. So its end need not wait for the disk.
+    ///
+    /// # Errors
+    /// As [`Engine::create`].
+    pub async fn create_step(&self, request: CreateRequest) -> Result<CreateResponse> {
+        self.create_for(Purpose::BuildStep, None, request, None).await
+    }
+
+    async fn create_for(
+        &self,
+        purpose: Purpose,
         name: Option<&str>,
         request: CreateRequest,
         platform: Option<&Platform>,
@@ -66,27 +85,8 @@ impl Engine {
         let image = blocking(move || Ok(shared.images.resolve_for(&wanted.0, wanted.1.as_ref())?)).await?;
         let config = merge::config(config, &image.config.config)?;
         let host = merge::host_config(host_config, &self.shared.config(), self.shared.host.cgroup_v2);
-        let made = self.make(name, config, host, networks, Base::Image(image)).await?;
+        let made = self.make(name, config, host, networks, (purpose, image)).await?;
         Ok(CreateResponse { id: made.id().to_string(), warnings })
-    }
-
-    /// A container on a stack of layers that need not be an image: a step of a build. It is an ordinary container
-    /// otherwise; remove it when done.
-    ///
-    /// # Errors
-    /// As [`Engine::create`].
-    pub async fn create_on(
-        &self,
-        layers: &[Layer],
-        config: ContainerConfig,
-        host_config: HostConfig,
-    ) -> Result<Container> {
-        let config = validate::config(config)?;
-        validate::host_config(&host_config, &self.shared.host, &self.shared.config())?;
-        let config = merge::config(config, &oci_image::ContainerConfig::default())?;
-        let networks = wanted_networks(&host_config.network_mode, NetworkingConfig::default())?;
-        let host = merge::host_config(host_config, &self.shared.config(), self.shared.host.cgroup_v2);
-        self.make(None, config, host, networks, Base::Layers(layers.to_vec())).await
     }
 
     /// COMPAT: a network may be named by its id; containers know it by its name.
@@ -101,7 +101,7 @@ impl Engine {
         mut config: ContainerConfig,
         mut host: HostConfig,
         networks: BTreeMap<String, EndpointSettings>,
-        base: Base,
+        (purpose, image): (Purpose, Arc<Image>),
     ) -> Result<Container> {
         let _timer = corten_base::metrics::CONTAINER_CREATE.timer();
         let shared = self.shared.clone();
@@ -122,7 +122,7 @@ impl Engine {
         let links =
             links.into_iter().map(|(other, alias)| LinkRecord { container: other.id().clone(), alias });
         let links = links.collect();
-        let making = Making { id, name: name.clone(), config, host, networks, links, base, wanted };
+        let making = Making { id, name: name.clone(), config, host, networks, links, purpose, image, wanted };
         let made = blocking({
             let shared = shared.clone();
             move || making.run(&shared)
@@ -157,7 +157,8 @@ struct Making {
     host: HostConfig,
     networks: BTreeMap<String, EndpointSettings>,
     links: Vec<LinkRecord>,
-    base: Base,
+    purpose: Purpose,
+    image: Arc<Image>,
     wanted: Vec<Wanted>,
 }
 
@@ -177,23 +178,16 @@ impl Making {
 
     fn prepared(self, shared: &Shared) -> Result<ContainerRecord> {
         let snapshots = shared.images.snapshots();
-        let overlay = match &self.base {
-            Base::Image(image) => snapshots.prepare(self.id.as_str(), image)?,
-            Base::Layers(layers) => snapshots.prepare_on(self.id.as_str(), layers)?,
-        };
+        let overlay = snapshots.prepare(self.id.as_str(), &self.image)?;
         let mounts = volumes(shared, &self.id, self.wanted)?;
         fill_volumes(shared, &self.id, &overlay, &mounts)?;
-        let (image, manifest, build_step) = match &self.base {
-            Base::Image(image) => (Some(image.id.clone()), Some(descriptor(image)), false),
-            Base::Layers(_) => (None, None, true),
-        };
         let labels = labels(shared, &self.host)?;
         let record = ContainerRecord {
             id: self.id.clone(),
             name: self.name,
             created_ns: now(),
-            image,
-            manifest,
+            image: Some(self.image.id.clone()),
+            manifest: Some(descriptor(&self.image)),
             platform: "linux".into(),
             config: Arc::new(self.config),
             host: Arc::new(self.host),
@@ -201,12 +195,12 @@ impl Making {
             networks: Arc::new(self.networks),
             rootfs: rootfs(overlay),
             links: Arc::new(self.links),
-            build_step,
+            build_step: self.purpose == Purpose::BuildStep,
             process_label: labels.process,
             mount_label: labels.mount,
         };
         failpoint!("engine.create.before_record");
-        let transient = record.host.auto_remove || build_step;
+        let transient = record.host.auto_remove;
         if transient {
             write_transient(shared, &record)?;
         }

@@ -22,13 +22,16 @@ use crate::config::EngineConfig;
 use crate::container::{
     self, Container, Found, Phase, Run, Start, blocking, load_run, load_state, load_transient, read_exit,
 };
-use crate::container::{destroy_cgroup, has_receiver, resting, running, sweep_orphan, was_left_running};
+use crate::container::{
+    WaitCondition, destroy_cgroup, has_receiver, resting, running, sweep_orphan, was_left_running,
+};
 use crate::error::{Error, Result};
 use crate::networks::Networks;
 use crate::record::{CONTAINERS, ContainerRecord, MountKind, STATES, Standing, StateRecord};
 use crate::shared::{Shared, write_states};
 use crate::volumes::Volumes;
 
+const SETTLE_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Threads that look for shims at most; they mostly wait for them.
 const MOST_THREADS: usize = 8;
 
@@ -87,13 +90,15 @@ impl Engine {
         })
         .await?;
         let engine = Self { shared };
-        let containers = engine.take_over(findings);
+        let (containers, ended) = engine.take_over(findings);
+        settle(ended).await;
         tokio::spawn(restart(containers));
         Ok(engine)
     }
 
-    fn take_over(&self, findings: Vec<Finding>) -> Vec<Container> {
-        let mut containers = Vec::new();
+    /// Gives every container its task. Those that may have to be started, and those that are not as the record says.
+    fn take_over(&self, findings: Vec<Finding>) -> (Vec<Container>, Vec<Container>) {
+        let (mut containers, mut ended) = (Vec::new(), Vec::new());
         for Finding { record, state, found, shim, run, at_rest, .. } in findings {
             // A name that two records have is a damaged database: the second one gets another.
             let name = record.name.clone();
@@ -102,11 +107,15 @@ impl Engine {
                 Standing::Running => running(&state),
                 Standing::Removing => Phase::Removing,
             };
-            let transient = record.host.auto_remove || record.build_step;
+            let transient = record.host.auto_remove;
+            let was_running = matches!(state.standing, Standing::Running);
             let found_now = (!at_rest).then_some((found, shim, run));
             let start = Start { record, state, phase, found: found_now };
             let container = container::spawn(&self.shared, start);
             self.shared.insert(&name, container.clone());
+            if was_running && !matches!(found, Found::Alive { .. }) {
+                ended.push(container.clone());
+            }
             if transient && !matches!(found, Found::Alive { .. }) {
                 let gone = container.clone();
                 tokio::spawn(async move {
@@ -120,8 +129,19 @@ impl Engine {
                 containers.push(container);
             }
         }
-        containers
+        (containers, ended)
     }
+}
+
+/// Waits until nobody is shown as running who has ended with the last daemon: the first client of this one may ask for
+/// just that. A thousand of them need not hold it up for longer.
+async fn settle(ended: Vec<Container>) {
+    let settled = async {
+        for container in ended {
+            container.wait(WaitCondition::NotRunning).await;
+        }
+    };
+    let _in_time = tokio::time::timeout(SETTLE_WITHIN, settled).await;
 }
 
 /// Applies restart policies, side by side; those that join another container's namespaces or are linked

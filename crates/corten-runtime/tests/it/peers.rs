@@ -1,4 +1,5 @@
-//! Other people's engines run their containers with our runtime: Debian's podman and docker.io, where installed.
+//! Other people's engines run their containers with our runtime: Debian's podman, docker.io and containerd, where
+//! installed.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
@@ -78,6 +79,35 @@ impl Place {
         self.daemon = Some(command.spawn().unwrap());
         for _ in 0..600 {
             if self.docker().arg("version").output().unwrap().status.success() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("{}", std::fs::read_to_string(self.dir.join("log")).unwrap_or_default());
+    }
+
+    fn ctr(&self) -> Command {
+        let mut command = self.inside("ctr");
+        command.args(["-a", &self.path("s")]);
+        command
+    }
+
+    fn start_containerd(&mut self) {
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\n  address = {:?}\n[ttrpc]\n  address = {:?}\n",
+            self.path("data"),
+            self.path("exec"),
+            self.path("s"),
+            self.path("s.ttrpc"),
+        );
+        std::fs::write(self.dir.join("config.toml"), config).unwrap();
+        let log = std::fs::File::create(self.dir.join("log")).unwrap();
+        let mut command = self.inside("containerd");
+        command.args(["-c", &self.path("config.toml")]).stdout(log.try_clone().unwrap()).stderr(log);
+        self.daemon = Some(command.spawn().unwrap());
+        for _ in 0..600 {
+            if self.ctr().arg("version").output().unwrap().status.success() {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
@@ -177,6 +207,63 @@ fn on_terminal(command: Command) -> String {
     }
     assert!(script.wait().unwrap().success(), "{text:?}");
     text
+}
+
+/// containerd has its own shim, which asks for everything that a runtime can do.
+#[test]
+fn containerd_runs_its_containers_with_it() {
+    if !privileged() || !installed(&["/usr/bin/containerd", "/usr/bin/ctr", "/usr/bin/script"]) {
+        return;
+    }
+    let mut place = Place::new();
+    place.start_containerd();
+    let runtime = place.path("corten-oci");
+    let with =
+        ["--env", "PATH=/bin", "--runtime", "io.containerd.runc.v2", "--runc-binary", &runtime, "--rootfs"];
+    let rootfs = place.path("rootfs");
+    // Files, as shims and containers keep what they are given.
+    let say = |args: &[&str]| {
+        let file = |name: &str| std::fs::File::create(place.dir.join(name)).unwrap();
+        let status = place.ctr().args(args).stdout(file("stdout")).stderr(file("stderr")).status().unwrap();
+        let text = |name: &str| std::fs::read_to_string(place.dir.join(name)).unwrap();
+        (status.code().unwrap_or(-1), text("stdout"), text("stderr"))
+    };
+    let run = |flags: &[&str], id: &str, program: &[&str]| {
+        say(&[&["run"], flags, &with[..], &[rootfs.as_str(), id], program].concat())
+    };
+    let (code, out, err) = run(&["--rm"], "first", &["sh", "-c", "id -u; echo hello; exit 5"]);
+    assert_eq!((code, out.as_str()), (5, "0\nhello\n"), "{err}");
+    let (code, _, err) = run(&["--rm"], "missing", &["nope"]);
+    assert!(code == 1 && err.contains("executable file not found in $PATH"), "{err}");
+    let (code, _, err) = run(&["--rm", "--no-pivot"], "staying", &["true"]);
+    assert_eq!(code, 0, "{err}");
+    let (code, _, err) = run(&["-d", "--memory-limit", "67108864"], "box", &["sleep", "1000"]);
+    assert_eq!(code, 0, "{err}");
+    let exec =
+        ["tasks", "exec", "--exec-id", "e1", "--cwd", "/bin", "box", "sh", "-c", "echo in; pwd; exit 9"];
+    let (code, out, err) = say(&exec);
+    assert_eq!((code, out.as_str()), (9, "in\n/bin\n"), "{err}");
+    let status = || say(&["tasks", "ls"]).1.lines().nth(1).unwrap_or_default().to_owned();
+    for (args, wanted) in [
+        (&["tasks", "pause", "box"][..], "PAUSED"),
+        (&["tasks", "resume", "box"], "RUNNING"),
+        (&["tasks", "metrics", "box"], "RUNNING"),
+        (&["tasks", "ps", "box"], "RUNNING"),
+    ] {
+        let (code, _, err) = say(args);
+        assert_eq!(code, 0, "{args:?}: {err}");
+        assert!(status().ends_with(wanted), "{args:?}: {}", status());
+    }
+    assert_eq!(say(&["tasks", "kill", "-s", "KILL", "box"]).0, 0);
+    for _ in 0..600 {
+        if status().ends_with("STOPPED") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let (_, _, err) = say(&["tasks", "rm", "box"]);
+    assert!(err.contains("137"), "{err}");
+    assert_eq!(say(&["containers", "rm", "box"]).0, 0);
 }
 
 fn installed(programs: &[&str]) -> bool {

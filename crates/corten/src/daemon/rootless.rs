@@ -129,6 +129,10 @@ fn serve(args: &[OsString], uid: u32, places: &Places) -> Result<i32> {
     drop(go);
     ranges.map(child.pid, uid)?;
     let network = Slirp::start(child.pid, places)?;
+    if let Ok(first) = std::fs::read("/proc/sys/net/ipv4/ip_unprivileged_port_start") {
+        let path = places.net.join(corten_engine::FIRST_PORT);
+        std::fs::write(&path, first).with_context(|| format!("write {}", path.display()))?;
+    }
     rustix::io::write(&told, b"g").context("let the daemon go")?;
     let code = wait(&child, &signals);
     drop(network);

@@ -83,7 +83,7 @@ fn failed(e: corten_engine::Error) -> StepError {
 
 impl StepRunner for EngineSteps {
     fn create(&self, spec: &StepSpec) -> Result<String, StepError> {
-        let made = self.runtime.block_on(self.engine.create(None, request(spec), None)).map_err(failed)?;
+        let made = self.runtime.block_on(self.engine.create_step(request(spec))).map_err(failed)?;
         Ok(made.id)
     }
 

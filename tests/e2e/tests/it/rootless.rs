@@ -181,6 +181,12 @@ fn an_ordinary_user_simply_runs_containers() {
     assert_eq!(answer, "hello\n");
     let taken = user.corten(&["run", "--rm", "-p", "38081:81", "busybox", "true"]);
     assert!(!taken.status.success());
+    let low = user.corten(&["run", "--rm", "-p", "80:80", "busybox", "true"]);
+    let said = String::from_utf8_lossy(&low.stderr);
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if first.trim() == "1024" {
+        assert!(said.contains("cannot expose privileged port 80, you can add 'net.ipv4.ip_"), "{said}");
+    }
     assert_eq!(user.ok(&["exec", "web", "sh", "-c", "id -u; echo in"]), "0\nin");
     assert!(user.ok(&["top", "web"]).contains("nc -l -p 80"));
     user.ok(&["rm", "-f", "web"]);
@@ -191,6 +197,23 @@ fn an_ordinary_user_simply_runs_containers() {
     let said = String::from_utf8_lossy(&limited.stderr).into_owned();
     let limits = user.ok(&["info", "-f", "{{.MemoryLimit}}"]) == "true";
     assert_eq!(said.contains("Limitation discarded"), !limits, "{said}");
+    // Names on a network of its own, and a container that the host's users see as theirs.
+    user.ok(&["network", "create", "own"]);
+    user.ok(&["run", "-d", "--name", "first", "--network", "own", "busybox", "sleep", "1000"]);
+    assert!(user.ok(&["exec", "first", "cat", "/etc/resolv.conf"]).contains("nameserver 127.0.0.11"));
+    let ping = ["run", "--rm", "--network", "own", "busybox", "ping", "-c1", "-W2", "first"];
+    assert!(user.ok(&ping).contains("1 packets received"));
+    if !limits {
+        let paused = user.corten(&["pause", "first"]);
+        let said = String::from_utf8_lossy(&paused.stderr);
+        assert!(said.contains("control groups: there are none that this user may use"), "{said}");
+    }
+    let home = user.dir.path().join("home");
+    user.ok(&["run", "--rm", "-v", &format!("{}:/h", home.display()), "busybox", "touch", "/h/mine"]);
+    let owner = must(Command::new("stat").args(["-c", "%U"]).arg(home.join("mine")));
+    assert_eq!(owner, user.name);
+    user.ok(&["rm", "-f", "first"]);
+    user.ok(&["network", "rm", "own"]);
     let context = user.dir.path().join("context");
     std::fs::create_dir(&context).unwrap();
     std::fs::write(
