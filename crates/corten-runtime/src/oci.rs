@@ -16,6 +16,7 @@ pub(crate) mod config;
 mod create;
 mod exec;
 mod foreground;
+mod idmap;
 mod log;
 mod manage;
 mod record;

@@ -59,6 +59,7 @@ pub(super) fn bundle(dir: &Path) -> Result<(Spec, PathBuf), OciError> {
     }
     let document: Value = read(&path)?;
     let mut spec = checked(document)?;
+    super::idmap::spell_out(&mut spec)?;
     allow_standard_devices(&mut spec);
     let Some(root) = &spec.root else { return Err(OciError::refused("root must be specified")) };
     let root = std::fs::canonicalize(dir.join(&root.path))

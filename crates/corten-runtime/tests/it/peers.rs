@@ -27,7 +27,7 @@ impl Place {
         let dir = std::env::temp_dir().join(&netns);
         std::fs::create_dir_all(dir.join("rootfs/bin")).unwrap();
         std::fs::copy("/bin/busybox", dir.join("rootfs/bin/busybox")).unwrap();
-        for applet in ["sh", "echo", "id", "sleep", "true", "tty", "cat"] {
+        for applet in ["sh", "echo", "id", "sleep", "true", "tty", "cat", "ls", "tr", "cut"] {
             std::os::unix::fs::symlink("busybox", dir.join("rootfs/bin").join(applet)).unwrap();
         }
         let program = env!("CARGO_BIN_EXE_corten-runtime");
@@ -174,6 +174,68 @@ fn smoke(place: &Place, engine: impl Fn() -> Command) {
     assert!(text.contains("/dev/pts/0") && text.contains("got it"), "{text:?}");
 }
 
+/// What only podman asks of a runtime.
+fn podmans_own(place: &Place) {
+    let say = |args: &[&str]| {
+        let output = place.podman().args(args).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{args:?}: {err}");
+        out.trim().to_owned()
+    };
+    let users = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
+    let run = |flags: &[&str], script: &str| {
+        say(&[&["run", "--rm"], flags, &["busybox", "sh", "-c", script]].concat())
+    };
+    let map = run(&users, "echo $(cat /proc/self/uid_map)");
+    assert_eq!(map, "0 100000 65536");
+    // Owners of a bind mount: those of the container's users, and named ones.
+    let shared = place.path("shared");
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(place.dir.join("shared/file"), "x").unwrap();
+    let owner = "ls -ln /v/file | tr -s ' ' | cut -d' ' -f3,4";
+    let bind = |options: &str| format!("{shared}:/v:{options}");
+    assert_eq!(run(&[&users[..], &["-v", &bind("idmap")]].concat(), owner), "0 0");
+    assert_eq!(run(&["-v", &bind("idmap=uids=0-5-10;gids=0-7-10")], owner), "5 7");
+    assert_eq!(run(&[&users[..], &["-v", &bind("idmap=uids=@0-5-10;gids=@0-7-10")]].concat(), owner), "5 7");
+    // A pod: namespaces joined by path.
+    say(&["pod", "create", "--name", "p", "--infra-image", "busybox", "--infra-command", "sleep 1000"]);
+    say(&["run", "-d", "--pod", "p", "--name", "one", "busybox", "sleep", "1000"]);
+    let namespace = |name: &str| {
+        say(&["exec", name, "ls", "-l", "/proc/self/ns/net"]).rsplit_once(' ').unwrap().1.to_owned()
+    };
+    let other = run(&["--pod", "p"], "ls -l /proc/self/ns/net");
+    assert_eq!(other.rsplit_once(' ').unwrap().1, namespace("one"));
+    for args in [
+        &["pod", "pause", "p"][..],
+        &["pod", "unpause", "p"],
+        &["stats", "--no-stream", "one"],
+        &["top", "one"],
+        &["update", "--memory", "100m", "one"],
+        &["cp", "one:/bin/busybox", &place.path("copied")],
+        &["exec", "-d", "one", "true"],
+        &["restart", "-t", "0", "one"],
+    ] {
+        say(args);
+    }
+    let health = [
+        "run",
+        "-d",
+        "--name",
+        "h",
+        "--health-cmd",
+        "true",
+        "--health-interval",
+        "disable",
+        "busybox",
+        "sleep",
+        "1000",
+    ];
+    say(&health);
+    say(&["healthcheck", "run", "h"]);
+    say(&["rm", "-f", "-t", "0", "h"]);
+    say(&["pod", "rm", "-f", "-t", "0", "p"]);
+}
+
 /// Runs a container on a terminal of our side; what it says.
 ///
 /// It stays until its first words were read and answered: podman loses the output of a container that ends at once
@@ -279,6 +341,7 @@ fn podman_runs_its_containers_with_it() {
     if privileged() && installed(&["/usr/bin/podman", "/usr/bin/script"]) {
         let place = Place::new();
         smoke(&place, || place.podman());
+        podmans_own(&place);
     }
 }
 
