@@ -16,12 +16,14 @@ pub(crate) mod control;
 mod export;
 mod files;
 mod gateway;
+mod history;
 mod job;
 mod layout;
 mod progress;
 mod request;
 mod session;
 mod store;
+mod subrequests;
 mod tree;
 
 use std::sync::Arc;
@@ -61,6 +63,9 @@ async fn answer(services: Arc<Services>, request: Request) -> crate::body::Respo
         Some(("/moby.buildkit.v1.Control", method)) => control::answer(services, method, request).await,
         Some(("/moby.buildkit.v1.frontend.LLBBridge", method)) => {
             gateway::answer(services, method, request).await
+        }
+        Some(("/containerd.services.content.v1.Content", method)) => {
+            store::answer(services, method, request).await
         }
         Some(("/grpc.health.v1.Health", "Check")) => {
             use bollard_buildkit_proto::health::{HealthCheckResponse, health_check_response::ServingStatus};

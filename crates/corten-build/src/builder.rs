@@ -36,7 +36,7 @@ use git::Git;
 use git::address::GitAddress;
 pub use git::address::without_secrets;
 pub(crate) use kit::explain;
-pub use kit::{INLINE_CACHE, ImageOptions};
+pub use kit::{Described, INLINE_CACHE, ImageOptions, LayerForm, Parameter, Target};
 pub use remote_cache::{CacheStep, ImportedCache, LayerSource, RemoteCache};
 use stage::{Finished, Stage};
 
@@ -116,6 +116,12 @@ impl Builder {
             collected_ns: i64::try_from(corten_base::time::now_ns()).unwrap_or_default().into(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.inner.root
     }
 
     /// Builds from a tar of the context (compressed or not). Blocks until the end. An error before the first event

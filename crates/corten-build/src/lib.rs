@@ -22,8 +22,8 @@ mod solve;
 mod step;
 
 pub use builder::{
-    Builder, CacheEntry, CachePrune, CacheStep, INLINE_CACHE, ImageOptions, ImportedCache, LayerSource,
-    RemoteCache, is_git_address, without_secrets,
+    Builder, CacheEntry, CachePrune, CacheStep, Described, INLINE_CACHE, ImageOptions, ImportedCache,
+    LayerForm, LayerSource, Parameter, RemoteCache, Target, is_git_address, without_secrets,
 };
 pub use config::apply_changes;
 pub use error::BuildError;

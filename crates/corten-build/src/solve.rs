@@ -252,6 +252,8 @@ pub struct Solved {
     pub created: String,
     /// Steps that made it, for caches elsewhere.
     pub steps: Vec<CacheStep>,
+    /// How many of the layers are those of the image that it stands on.
+    pub base_layers: usize,
     /// What the build as a whole was.
     pub build: std::sync::Arc<Built>,
 }
@@ -265,6 +267,8 @@ pub struct Built {
     pub steps: Vec<CacheStep>,
     /// What came from elsewhere.
     pub materials: Materials,
+    /// `SOURCE_DATE_EPOCH`.
+    pub epoch: Option<i64>,
 }
 
 /// What a build takes from elsewhere.

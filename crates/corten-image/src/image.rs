@@ -102,6 +102,17 @@ impl Image {
     }
 }
 
+/// How the blob of a layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerCompression {
+    /// A plain tar.
+    None,
+    /// What every registry and engine reads.
+    Gzip,
+    /// Smaller and faster.
+    Zstd,
+}
+
 /// One line of `GET /images/json`.
 #[derive(Debug, Clone)]
 pub struct Summary {

@@ -10,6 +10,7 @@
 //! it never had any). All records are mirrored in memory, so that lookups never wait for the disk; every change is
 //! one durable transaction, then the mirror is replaced.
 
+mod convert;
 mod create;
 mod index;
 mod load;

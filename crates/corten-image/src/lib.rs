@@ -24,8 +24,9 @@ pub mod tar;
 
 pub use error::ImageError;
 pub use image::{
-    CommitRequest, DiskUsage, HistoryItem, Image, ImageUsage, ImportRequest, Layer, NewArtifact, NewImage,
-    NewIndex, NewManifest, NewStatement, Pruned, RemoveOptions, Removed, Statements, Summary,
+    CommitRequest, DiskUsage, HistoryItem, Image, ImageUsage, ImportRequest, Layer, LayerCompression,
+    NewArtifact, NewImage, NewIndex, NewManifest, NewStatement, Pruned, RemoveOptions, Removed, Statements,
+    Summary,
 };
 pub use images::{Filters, Images, ManifestEntry, ManifestKind, Statement};
 pub use progress::{LayerPhase, Progress, ProgressEvent};

@@ -137,6 +137,11 @@ impl Provenance {
         serde_json::to_vec_pretty(&self.whole(solved, subjects)).unwrap_or_default()
     }
 
+    /// What the record of the build keeps: the type, and the predicate alone.
+    pub(super) fn recorded(&self, solved: &Solved) -> (String, Vec<u8>) {
+        (self.predicate_type().to_owned(), self.predicate(solved).to_string().into_bytes())
+    }
+
     const fn predicate_type(&self) -> &'static str {
         if self.wanted.v1 { PREDICATE_1 } else { PREDICATE_02 }
     }
@@ -415,6 +420,7 @@ mod tests {
             platform: Platform::host(),
             created: String::new(),
             steps: Vec::new(),
+            base_layers: 0,
             build: Arc::new(built),
         };
         let wanted = wanted(&given).unwrap().unwrap();

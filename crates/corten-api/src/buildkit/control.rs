@@ -6,14 +6,16 @@ use std::sync::Arc;
 use bollard_buildkit_proto::moby::buildkit::v1::frontend::{ReturnRequest, result};
 use bollard_buildkit_proto::moby::buildkit::v1::types::{BuildkitVersion, WorkerRecord};
 use bollard_buildkit_proto::moby::buildkit::v1::{
-    DiskUsageRequest, DiskUsageResponse, InfoResponse, ListWorkersResponse, PruneRequest, SolveRequest,
-    SolveResponse, StatusRequest, StatusResponse, UsageRecord,
+    BuildHistoryEvent, BuildHistoryRequest, DiskUsageRequest, DiskUsageResponse, InfoResponse,
+    ListWorkersResponse, PruneRequest, SolveRequest, SolveResponse, StatusRequest, StatusResponse,
+    UpdateBuildHistoryRequest, UsageRecord,
 };
 use bollard_buildkit_proto::pb;
 use corten_base::Platform;
 use corten_build::{CacheEntry, CachePrune};
 
 use super::attest::{self, Provenance};
+use super::history::{self, History};
 use super::job::{Job, Jobs};
 use super::progress::{self, Progress};
 use super::{caches, export, gateway};
@@ -52,6 +54,16 @@ pub(super) async fn answer(services: Arc<Services>, method: &str, mut request: R
             },
             Err(e) => grpc::unary::<UsageRecord>(Err(e)),
         },
+        "ListenBuildHistory" => match messages.only::<BuildHistoryRequest>().await {
+            Ok(message) => match history::list(&services, message).await {
+                Ok(events) => grpc::stream(futures_util::stream::iter(events.into_iter().map(Ok))),
+                Err(e) => grpc::unary::<BuildHistoryEvent>(Err(e)),
+            },
+            Err(e) => grpc::unary::<BuildHistoryEvent>(Err(e)),
+        },
+        "UpdateBuildHistory" => {
+            call!(UpdateBuildHistoryRequest, |message| history::update(&services, message).await)
+        }
         _ => super::unknown(&request.path),
     }
 }
@@ -98,6 +110,13 @@ pub(super) fn worker(services: &Services) -> WorkerRecord {
 }
 
 async fn status(services: &Services, message: &StatusRequest) -> Response {
+    let (history, reference) = (History::of(services), message.r#ref.clone());
+    // A build of long ago, unless one of that name is under way.
+    if !services.buildkit.jobs.knows(&reference)
+        && let Ok(Some(log)) = tokio::task::spawn_blocking(move || history.log(&reference)).await
+    {
+        return grpc::stream(futures_util::stream::iter(log.into_iter().map(Ok)));
+    }
     match services.buildkit.jobs.get(&message.r#ref).await {
         Ok(job) => grpc::stream(Progress::follow(job)),
         Err(e) => grpc::unary::<StatusResponse>(Err(e)),
@@ -109,8 +128,14 @@ async fn solve(services: &Arc<Services>, request: SolveRequest) -> Result<SolveR
     services.buildkit.jobs.add(&job)?;
     // A client that leaves drops this: the build ends, and so does its status.
     let over = Over { services: Arc::clone(services), job: Arc::clone(&job) };
-    let solved = solve_within(services, &job, returned, &request).await;
+    let mut provenance = None;
+    let solved = solve_within(services, &job, returned, &request, &mut provenance).await;
     drop(over);
+    // By some a client only asks what can be done here.
+    if !request.internal {
+        let outcome = solved.as_ref().map(|s| &s.exporter_response);
+        history::keep(services, &job, &request, outcome, provenance).await;
+    }
     solved
 }
 
@@ -133,6 +158,7 @@ async fn solve_within(
     job: &Arc<Job>,
     returned: tokio::sync::oneshot::Receiver<ReturnRequest>,
     request: &SolveRequest,
+    predicate: &mut Option<(String, Vec<u8>)>,
 ) -> Result<SolveResponse, Status> {
     let exporters = export::exporters(request);
     export::check(&exporters)?;
@@ -171,6 +197,7 @@ async fn solve_within(
     let client = Arc::new(gateway::client(services, job, &HashMap::new()).await?);
     let provenance =
         wanted.map(|wanted| Provenance::new(wanted, job.attributes(), &job.reference, job.started_ns));
+    *predicate = provenance.as_ref().zip(result.first()).map(|(p, solved)| p.recorded(solved));
     let made = export::Made {
         several: several || result.len() > 1,
         results: result.into(),

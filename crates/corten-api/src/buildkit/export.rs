@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bollard_buildkit_proto::moby::buildkit::v1::{Exporter, SolveRequest};
 use bollard_buildkit_proto::moby::filesync::v1::BytesMessage;
 use corten_base::{Cancel, Digest, Reference};
-use corten_build::{ImageOptions, Solved};
-use corten_image::{Image, LayerPhase, NewStatement, Progress, ProgressEvent};
+use corten_build::{ImageOptions, LayerForm, Solved};
+use corten_image::{Image, LayerCompression, LayerPhase, NewStatement, Progress, ProgressEvent};
 use corten_wire::oci_image::{Descriptor, media_type};
 use http::HeaderMap;
 use serde_json::json;
@@ -45,6 +45,7 @@ pub(super) fn check(exporters: &[Exporter]) -> Result<(), Status> {
             other => return Err(unknown(format!("exporter {other:?} could not be found"))),
         }
         names(&exporter.attrs)?;
+        form(&exporter.attrs, None)?;
         for (key, value) in &exporter.attrs {
             refuse(key, value)?;
         }
@@ -56,9 +57,7 @@ pub(super) fn check(exporters: &[Exporter]) -> Result<(), Status> {
 fn refuse(key: &str, value: &str) -> Result<(), Status> {
     let on = matches!(value, "true" | "1");
     let refused = match key {
-        "push-by-digest" | "rewrite-timestamp" | "nydus" | "oci-artifact" => on,
-        "compression" => value != "gzip" && !value.is_empty(),
-        "compression-level" | "force-compression" | "registry.insecure" => on,
+        "push-by-digest" | "nydus" | "oci-artifact" | "registry.insecure" => on,
         // Images are of the OCI's types here.
         "oci-mediatypes" | "tar" => matches!(value, "false" | "0"),
         _ => false,
@@ -67,6 +66,48 @@ fn refuse(key: &str, value: &str) -> Result<(), Status> {
         true => Err(unknown(format!("exporter option {key}={value} is not supported by this daemon"))),
         false => Annotation::parse(key, value).map(|_| ()),
     }
+}
+
+/// How layers are wanted. `epoch` is the build's own.
+fn form(attributes: &HashMap<String, String>, epoch: Option<i64>) -> Result<LayerForm, Status> {
+    let text = |name: &str| attributes.get(name).map_or("", String::as_str);
+    let on = |name: &str| match text(name) {
+        "true" | "1" => Ok(true),
+        "" | "false" | "0" => Ok(false),
+        other => Err(unknown(format!("non-bool value {other} specified for {name}"))),
+    };
+    let compression = match text("compression") {
+        "" => None,
+        "uncompressed" => Some(LayerCompression::None),
+        "gzip" => Some(LayerCompression::Gzip),
+        "zstd" => Some(LayerCompression::Zstd),
+        other @ "estargz" => {
+            return Err(unknown(format!(
+                "exporter option compression={other} is not supported by this daemon"
+            )));
+        }
+        other => return Err(unknown(format!("unsupported compression type {other}"))),
+    };
+    let level =
+        match text("compression-level") {
+            "" => None,
+            number => Some(number.parse::<u32>().ok().filter(|n| *n <= 22).ok_or_else(|| {
+                unknown(format!("non-integer value {number} specified for compression-level"))
+            })?),
+        };
+    if compression == Some(LayerCompression::Gzip) && level.is_some_and(|l| l > 9) {
+        return Err(unknown("compression-level of gzip is 0 to 9"));
+    }
+    let epoch = match text("source-date-epoch") {
+        "" => epoch,
+        seconds => {
+            Some(seconds.parse().map_err(|_| unknown(format!("invalid SOURCE_DATE_EPOCH: {seconds}")))?)
+        }
+    };
+    let rewrite = on("rewrite-timestamp")?;
+    // COMPAT: a level without a kind is one of gzip, and without a time nothing is rewritten.
+    let compression = compression.or(level.map(|_| LayerCompression::Gzip));
+    Ok(LayerForm { compression, level, force: on("force-compression")?, epoch: epoch.filter(|_| rewrite) })
 }
 
 fn unknown(message: impl Into<String>) -> Status {
@@ -159,6 +200,9 @@ impl Export<'_> {
             return Err(unknown("index annotations not supported for single platform export"));
         }
         let inline_cache = self.made.inline_cache;
+        let epoch = self.made.results.first().and_then(|r| r.build.epoch);
+        let form = form(self.attributes, epoch)?;
+        let cancel = self.job.cancel.clone();
         self.blocking(move |services, results| {
             let about = |place: usize, image: &Descriptor| -> Vec<NewStatement> {
                 let statement = |p: &Arc<attest::Provenance>| p.statement(&results[place], image, &names);
@@ -168,13 +212,14 @@ impl Export<'_> {
                 references,
                 cached,
                 index,
+                form,
                 inline_cache,
                 annotations,
                 entry_annotations,
                 index_annotations,
                 statements: Some(&about),
             };
-            services.builder.image_of(results, options).map_err(|e| unknown(chain(&e)))
+            services.builder.image_of(results, options, &cancel).map_err(|e| unknown(chain(&e)))
         })
         .await
     }
@@ -452,5 +497,39 @@ impl Write for Out {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_of_layers() {
+        let read = |pairs: &[(&str, &str)], epoch| {
+            let attributes = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            form(&attributes, epoch)
+                .map(|f| (f.compression, f.level, f.force, f.epoch))
+                .map_err(|e| e.message)
+        };
+        assert_eq!(read(&[], Some(1)), Ok((None, None, false, None)));
+        assert_eq!(
+            read(
+                &[("compression", "zstd"), ("compression-level", "19"), ("force-compression", "true")],
+                None
+            ),
+            Ok((Some(LayerCompression::Zstd), Some(19), true, None))
+        );
+        assert_eq!(read(&[("rewrite-timestamp", "true")], Some(1)), Ok((None, None, false, Some(1))));
+        for (pairs, want) in [
+            (&[("compression", "estargz")][..], "not supported"),
+            (&[("compression", "lzma")], "unsupported compression type lzma"),
+            (&[("compression", "gzip"), ("compression-level", "12")], "0 to 9"),
+            (&[("compression-level", "x")], "non-integer value x"),
+            (&[("rewrite-timestamp", "maybe")], "non-bool value maybe"),
+        ] {
+            let message = read(pairs, None).unwrap_err();
+            assert!(message.contains(want), "{message}");
+        }
     }
 }

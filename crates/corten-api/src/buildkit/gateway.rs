@@ -15,13 +15,11 @@ use corten_wire::oci_image::OciPlatform;
 
 use super::job::Job;
 use super::session::SessionClient;
-use super::{caches, export, layout, progress, request, tree};
+use super::{caches, export, layout, progress, request, subrequests, tree};
 use crate::body::Response;
 use crate::grpc::{self, Code, Request, Status, base64};
 use crate::services::Services;
 
-/// The request of `docker build --check`.
-const CHECK: &str = "frontend.lint";
 /// Metadata of results: the configuration, and which platforms there are.
 const CONFIG: &str = "containerimage.config";
 const PLATFORMS: &str = "refs.platforms";
@@ -168,8 +166,8 @@ pub(super) async fn front_end(
     check_front_end(name, attributes)?;
     let request = request::read(attributes, inputs, &services.buildkit.jobs)?;
     let client = client(services, job, attributes).await?;
-    if attributes.get("requestid").is_some_and(|r| r == CHECK) {
-        return check(services, job, request, client).await;
+    if let Some(subrequest) = attributes.get("requestid") {
+        return subrequests::answer(subrequest, services, job, request, client).await;
     }
     job.set_attributes(attributes);
     let several = request::is_multi_platform(attributes, request.platforms.len())?;
@@ -228,59 +226,6 @@ fn made(services: &Services, solved: Vec<Solved>, several: bool) -> GatewayResul
     GatewayResult { metadata, attestations: HashMap::new(), result: Some(result) }
 }
 
-/// `docker build --check`.
-async fn check(
-    services: &Arc<Services>,
-    job: &Arc<Job>,
-    request: corten_build::SolveRequest,
-    client: SessionClient,
-) -> Result<GatewayResult, Status> {
-    let (builder, running) = (services.builder.clone(), Arc::clone(job));
-    let checking = tokio::task::spawn_blocking(move || {
-        let say = |event| running.progress.event(event);
-        builder.check(&request, &client, &say, &running.cancel)
-    });
-    let (warnings, source, error) = match checking.await.map_err(Status::protocol)? {
-        Ok(checked) => (checked.warnings, checked.source, None),
-        // A file that is no Dockerfile is a finding, too.
-        Err(e) => match &e.place {
-            Some((source, lines)) => (Vec::new(), Arc::clone(source), Some((e.text(), *lines))),
-            None => return Err(failure(&e)),
-        },
-    };
-    let location = |lines: (usize, usize)| serde_json::json!({ "ranges": [{ "start": { "line": lines.0 }, "end": { "line": lines.1 } }] });
-    let listed: Vec<serde_json::Value> = warnings
-        .iter()
-        .map(|w| {
-            serde_json::json!({
-                "ruleName": w.rule, "description": w.description, "url": w.url, "detail": w.detail,
-                "location": location(w.lines),
-            })
-        })
-        .collect();
-    let mut whole = serde_json::json!({
-        "warnings": listed,
-        "sources": [{ "filename": source.name, "data": base64(&source.text), "language": "Dockerfile" }],
-    });
-    let bad = error.is_some() || !warnings.is_empty();
-    if let Some((message, lines)) = error {
-        whole["buildError"] = serde_json::json!({ "message": message, "location": location(lines) });
-    }
-    let text: String =
-        warnings.iter().map(|w| format!("\nWARNING: {} - {}\n{}\n", w.rule, w.url, w.detail)).collect();
-    let metadata = [
-        ("result.json", whole.to_string()),
-        ("result.txt", text),
-        ("result.statuscode", u8::from(bad).to_string()),
-        ("version", "1.0.0".to_owned()),
-    ];
-    Ok(GatewayResult {
-        metadata: metadata.into_iter().map(|(k, v)| (k.to_owned(), v.into_bytes())).collect(),
-        attestations: HashMap::new(),
-        result: None,
-    })
-}
-
 fn check_front_end(name: &str, attributes: &HashMap<String, String>) -> Result<(), Status> {
     let text = |name: &str| attributes.get(name).map_or("", String::as_str);
     match name {
@@ -294,7 +239,7 @@ fn check_front_end(name: &str, attributes: &HashMap<String, String>) -> Result<(
         other => return Err(Status::new(Code::NotFound, format!("frontend {other} not found"))),
     }
     let subrequest = text("requestid");
-    if !subrequest.is_empty() && subrequest != CHECK {
+    if !subrequest.is_empty() && !subrequests::is_known(subrequest) {
         let mut status = Status::new(Code::Unimplemented, format!("unknown request {subrequest}"));
         status.details.push(Status::detail("errdefs.Subrequest", &serde_json::json!({"name": subrequest})));
         return Err(status);
@@ -332,7 +277,7 @@ pub(super) async fn client(
 }
 
 /// The error as the client shows it: with the place in the Dockerfile.
-fn failure(error: &SolveError) -> Status {
+pub(super) fn failure(error: &SolveError) -> Status {
     let mut status = Status::new(Code::Unknown, error.text());
     if matches!(*error.error, corten_build::BuildError::Cancelled) {
         status.code = Code::Cancelled as i32;

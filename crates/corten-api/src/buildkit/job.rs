@@ -97,6 +97,11 @@ impl Jobs {
         Ok(())
     }
 
+    /// Whether a build of this reference is under way, or was a moment ago.
+    pub(super) fn knows(&self, reference: &str) -> bool {
+        self.lock().contains_key(reference)
+    }
+
     /// The build of this reference, which may be about to begin.
     pub(super) async fn get(&self, reference: &str) -> Result<Arc<Job>, Status> {
         let found = async {

@@ -101,6 +101,7 @@ async fn bring(
     });
     let layers = layers.await.map_err(Status::protocol)??;
     let platform = config.platform();
+    let base_layers = layers.len();
     Ok(Solved {
         layers,
         history: config.history,
@@ -109,6 +110,7 @@ async fn bring(
         created: config.created.unwrap_or_default(),
         config: config.config,
         steps: Vec::new(),
+        base_layers,
         build: Arc::default(),
     })
 }

@@ -27,6 +27,15 @@ pub(super) struct Progress {
     changed: Notify,
 }
 
+/// A build that is over: everything that it said, and how many steps there were.
+pub(super) struct Summary {
+    pub(super) messages: Vec<Arc<StatusResponse>>,
+    pub(super) total: i32,
+    pub(super) cached: i32,
+    pub(super) completed: i32,
+    pub(super) warnings: i32,
+}
+
 #[derive(Debug, Default)]
 struct State {
     messages: Vec<Arc<StatusResponse>>,
@@ -76,6 +85,20 @@ impl Progress {
     pub(super) fn end(&self) {
         self.lock().over = true;
         self.changed.notify_waiters();
+    }
+
+    /// What there was.
+    pub(super) fn summary(&self) -> Summary {
+        let state = self.lock();
+        let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        let vertices = || state.vertices.values();
+        Summary {
+            total: count(vertices().count()),
+            cached: count(vertices().filter(|v| v.cached).count()),
+            completed: count(vertices().filter(|v| v.completed.is_some()).count()),
+            warnings: count(state.messages.iter().map(|m| m.warnings.len()).sum()),
+            messages: state.messages.clone(),
+        }
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -1,5 +1,5 @@
-//! Content stores of the client (`--cache-to type=local`, OCI layouts), over its session:
-//! `containerd.services.content.v1.Content`.
+//! Content stores (`containerd.services.content.v1.Content`): those of the client over its session
+//! (`--cache-to type=local`, OCI layouts), and for clients what records of builds point to.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -11,8 +11,11 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::runtime::Handle;
 
+use super::history::History;
 use super::session::{Session, header_value};
-use crate::grpc::{Code, Messages, Status};
+use crate::body::Response;
+use crate::grpc::{self, Code, Messages, Request, Status};
+use crate::services::Services;
 
 const INFO: &str = "/containerd.services.content.v1.Content/Info";
 const READ: &str = "/containerd.services.content.v1.Content/Read";
@@ -88,7 +91,52 @@ mod messages {
     }
 }
 
-use messages::{InfoRequest, InfoResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse};
+use messages::{Info, InfoRequest, InfoResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse};
+
+/// The daemon's own store, as far as clients need it: what records of builds point to.
+pub(super) async fn answer(services: Arc<Services>, method: &str, mut request: Request) -> Response {
+    let find = async |digest: String| -> Result<Vec<u8>, Status> {
+        let history = History::of(&services);
+        let missing = Status::new(Code::NotFound, format!("content {digest}: not found"));
+        let found = tokio::task::spawn_blocking(move || history.blob(&digest)).await;
+        found.map_err(Status::protocol)?.ok_or(missing)
+    };
+    match method {
+        "Info" => match request.messages.only::<InfoRequest>().await {
+            Ok(wanted) => grpc::unary(find(wanted.digest.clone()).await.map(|blob| InfoResponse {
+                info: Some(Info {
+                    digest: wanted.digest,
+                    size: i64::try_from(blob.len()).unwrap_or(i64::MAX),
+                }),
+            })),
+            Err(e) => grpc::unary::<InfoResponse>(Err(e)),
+        },
+        "Read" => match request.messages.only::<ReadRequest>().await {
+            Ok(wanted) => match find(wanted.digest).await {
+                Ok(blob) => {
+                    grpc::stream(futures_util::stream::iter(blocks(&blob, wanted.offset, wanted.size)))
+                }
+                Err(e) => grpc::unary::<ReadResponse>(Err(e)),
+            },
+            Err(e) => grpc::unary::<ReadResponse>(Err(e)),
+        },
+        _ => super::unknown(&request.path),
+    }
+}
+
+/// A part of a blob in messages; all of the rest where no size is given.
+fn blocks(blob: &[u8], offset: i64, size: i64) -> Vec<Result<ReadResponse, Status>> {
+    let begin = usize::try_from(offset).unwrap_or_default().min(blob.len());
+    let wanted = usize::try_from(size).ok().filter(|s| *s > 0).unwrap_or(usize::MAX);
+    let end = begin.saturating_add(wanted).min(blob.len());
+    let mut at = begin;
+    let mut out = Vec::new();
+    for block in blob[begin..end].chunks(BLOCK) {
+        out.push(Ok(ReadResponse { offset: i64::try_from(at).unwrap_or(i64::MAX), data: block.to_vec() }));
+        at += block.len();
+    }
+    out
+}
 
 /// One of the client's stores.
 #[derive(Debug, Clone)]

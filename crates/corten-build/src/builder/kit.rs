@@ -9,6 +9,7 @@
 //! only the cache holds (`NewImage::cached`); the record of the step says which, and whether the step made a layer.
 
 mod context;
+mod describe;
 mod graph;
 mod receive;
 mod solved;
@@ -35,7 +36,8 @@ use crate::solve::{
 use crate::step::Puller;
 
 pub(crate) use context::{KEPT, Named};
-pub use solved::{INLINE_CACHE, ImageOptions};
+pub use describe::{Described, Parameter, Target};
+pub use solved::{INLINE_CACHE, ImageOptions, LayerForm};
 
 /// What every stage of one build shares.
 pub(crate) struct Shared<'a> {
@@ -219,6 +221,8 @@ pub(crate) struct KitState {
     pub(crate) args: Option<Args>,
     /// Steps that made it.
     pub(crate) steps: Vec<CacheStep>,
+    /// How many of the layers are those of an image that it stands on.
+    pub(crate) base: usize,
 }
 
 impl Builder {

@@ -161,6 +161,11 @@ fn failures_point_at_their_line() {
         "{}",
         checked.stdout
     );
+    b.files(&[("Dockerfile", "# fast is not slow\nFROM busybox AS fast\nARG SPEED=9\nFROM fast AS slow\n")]);
+    let targets = b.docker(&["build", "--call=targets", "."]).ok();
+    assert!(targets.contains("is not slow") && targets.contains("slow (default)"), "{targets}");
+    let outline = b.docker(&["build", "--call=outline", "--build-arg", "SPEED=7", "."]).ok();
+    assert!(outline.contains("SPEED") && outline.contains('7'), "{outline}");
     std::fs::remove_file(b.path("Dockerfile")).unwrap();
     assert!(b.fails(&[]).contains("failed to read dockerfile: open Dockerfile: no such file or directory"));
 }

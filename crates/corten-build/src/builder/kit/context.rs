@@ -396,6 +396,7 @@ impl Build<'_> {
                 stage.config = solved.config.clone();
                 stage.kit = Some(KitState {
                     layers: solved.layers.clone(),
+                    base: solved.base_layers,
                     history: solved.history.clone(),
                     ..KitState::default()
                 });

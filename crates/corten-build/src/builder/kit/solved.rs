@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use base64::Engine as _;
-use corten_base::{Reference, time};
-use corten_image::{Image, NewImage, NewIndex, NewManifest, Statements};
+use corten_base::{Cancel, Reference, time};
+use corten_image::{Image, Layer, LayerCompression, NewImage, NewIndex, NewManifest, Statements};
 use corten_wire::oci_image::{Descriptor, History, ImageConfig};
 
 use super::super::RemoteCache;
@@ -22,7 +22,8 @@ pub(crate) fn all_solved(
 ) -> Vec<Solved> {
     let materials = std::mem::take(&mut *shared.materials.lock().unwrap_or_else(PoisonError::into_inner));
     let (stages, steps): (Vec<_>, Vec<_>) = done.into_iter().unzip();
-    let build = Arc::new(Built { source: Some(source), steps: steps.concat(), materials });
+    let epoch = shared.request.epoch;
+    let build = Arc::new(Built { source: Some(source), steps: steps.concat(), materials, epoch });
     stages.into_iter().map(|s| solved(s, shared.request.epoch, &build)).collect()
 }
 
@@ -40,6 +41,7 @@ fn solved(mut stage: Stage, epoch: Option<i64>, build: &Arc<Built>) -> Solved {
         platform: stage.platform,
         created,
         steps: kit.steps,
+        base_layers: kit.base,
         build: Arc::clone(build),
     }
 }
@@ -81,6 +83,30 @@ impl Solved {
     }
 }
 
+/// How layers are wanted; those of a base image stay as they are, unless `force` is set.
+#[derive(Debug, Clone, Default)]
+pub struct LayerForm {
+    /// `None` for what there is.
+    pub compression: Option<LayerCompression>,
+    /// `None` for the compressor's own choice.
+    pub level: Option<u32>,
+    /// Also of the base image.
+    pub force: bool,
+    /// No file is younger.
+    pub epoch: Option<i64>,
+}
+
+fn is_compressed(layer: &Layer, as_wanted: LayerCompression) -> bool {
+    let kind = layer.blob.media_type.as_str();
+    let zstd = kind.ends_with("zstd");
+    let gzip = kind.ends_with("gzip");
+    match as_wanted {
+        LayerCompression::Zstd => zstd,
+        LayerCompression::Gzip => gzip,
+        LayerCompression::None => !zstd && !gzip,
+    }
+}
+
 /// How an image is made of results. Lists of annotations are by result.
 #[derive(Default)]
 pub struct ImageOptions<'a> {
@@ -90,6 +116,8 @@ pub struct ImageOptions<'a> {
     pub cached: bool,
     /// An index, also of one image.
     pub index: bool,
+    /// How its layers are.
+    pub form: LayerForm,
     /// The image carries the records of the steps that made it.
     pub inline_cache: bool,
     /// Of the manifests.
@@ -120,6 +148,7 @@ impl Builder {
         &self,
         results: &[Arc<Solved>],
         options: ImageOptions<'_>,
+        cancel: &Cancel,
     ) -> Result<Arc<Image>, BuildError> {
         let ImageOptions { references, cached, .. } = options;
         let annotated =
@@ -127,7 +156,7 @@ impl Builder {
         let mut manifests = Vec::new();
         for (n, solved) in results.iter().enumerate() {
             let mut config = solved.image_config();
-            let layers = solved.layers.clone();
+            let layers = self.in_form(solved, &options.form, cancel)?;
             if options.inline_cache
                 && let Some(records) = RemoteCache::inline(&solved.steps, &layers)
             {
@@ -152,6 +181,25 @@ impl Builder {
         let new = NewIndex { manifests, annotations: options.index_annotations, references, cached };
         let nothing = |_: usize, _: &Descriptor| Vec::new();
         Ok(images.create_index(new, options.statements.unwrap_or(&nothing))?)
+    }
+
+    /// The layers as they are wanted.
+    fn in_form(&self, solved: &Solved, form: &LayerForm, cancel: &Cancel) -> Result<Vec<Layer>, BuildError> {
+        let images = &self.inner.images;
+        let mut layers = solved.layers.clone();
+        for (place, layer) in layers.iter_mut().enumerate() {
+            let is_base = place < solved.base_layers;
+            if let (Some(epoch), false) = (form.epoch, is_base) {
+                *layer = images.with_times(layer, epoch, cancel)?;
+            }
+            if let Some(compression) = form.compression
+                && (form.force || !is_base)
+                && (form.level.is_some() || !is_compressed(layer, compression))
+            {
+                *layer = images.recompress(layer, compression, form.level, cancel)?;
+            }
+        }
+        Ok(layers)
     }
 
     /// The files of a result, for exporters.

@@ -376,6 +376,7 @@ pub(crate) fn on_image(image: &Arc<Image>, platform: Platform, vertex: Option<Di
     stage.image = None;
     stage.kit = Some(KitState {
         layers: image.layers(),
+        base: image.layers().len(),
         history: image.config.history.clone(),
         last: vertex,
         ..KitState::default()

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use corten_base::Cancel;
+use corten_image::LayerCompression;
 use corten_wire::oci_image::Descriptor;
 
 use super::super::tests::{Bench, NoRegistry, bench};
 use super::super::{ImportedCache, LayerSource, RemoteCache};
-use super::ImageOptions;
+use super::{ImageOptions, LayerForm};
 use crate::error::BuildError;
 use crate::solve::{
     BuildClient, ContextSource, FileSink, FileStat, FilesWanted, SolveError, SolveEvent, SolveEventKind,
@@ -164,7 +165,7 @@ fn only_what_is_needed_runs_and_the_same_again_is_cached() {
     assert_eq!(client.sent.lock().unwrap().concat(), "Dockerfile.dockerignore", "x is here already");
     let image = |s: &Solved| {
         let options = ImageOptions { cached: true, ..ImageOptions::default() };
-        bench.builder.image_of(&[Arc::new(s.clone())], options).unwrap().id.clone()
+        bench.builder.image_of(&[Arc::new(s.clone())], options, &Cancel::new()).unwrap().id.clone()
     };
     assert_eq!(image(again.solved()), image(first.solved()));
     assert_eq!(bench.images.count(), 1, "steps are no images");
@@ -232,7 +233,7 @@ fn the_cache_is_listed_and_let_go() {
     let client = client(&[("Dockerfile", file), ("x", "X")]);
     let made = solve(&bench, &client, |_| {});
     let options = ImageOptions { references: vec!["kept:1".parse().unwrap()], ..ImageOptions::default() };
-    let image = bench.builder.image_of(&[Arc::new(made.solved().clone())], options).unwrap();
+    let image = bench.builder.image_of(&[Arc::new(made.solved().clone())], options, &Cancel::new()).unwrap();
     let kinds = |bench: &Bench| {
         let mut kinds: Vec<_> = bench.builder.cache_entries().unwrap().into_iter().map(|e| e.kind).collect();
         kinds.sort_unstable();
@@ -307,8 +308,27 @@ fn several_platforms_share_what_is_the_same() {
     let options =
         ImageOptions { index: true, references: vec!["both:1".parse().unwrap()], ..ImageOptions::default() };
     let results: Vec<_> = all.iter().map(|s| Arc::new(s.clone())).collect();
-    let image = bench.builder.image_of(&results, options).unwrap();
+    let image = bench.builder.image_of(&results, options, &Cancel::new()).unwrap();
     assert_eq!(bench.images.manifests(&image).unwrap().len(), 2);
+    let options = ImageOptions { cached: true, ..ImageOptions::default() };
+    let image_of_first = bench.builder.image_of(&results[..1], options, &Cancel::new()).unwrap();
+    // The same in other forms.
+    for (compression, end) in
+        [(LayerCompression::Zstd, "zstd"), (LayerCompression::None, "tar"), (LayerCompression::Gzip, "gzip")]
+    {
+        let form = LayerForm {
+            compression: Some(compression),
+            level: Some(3),
+            epoch: Some(1_000_000),
+            ..LayerForm::default()
+        };
+        let options = ImageOptions { form, cached: true, ..ImageOptions::default() };
+        let image = bench.builder.image_of(&results[..1], options, &Cancel::new()).unwrap();
+        let layer = image.layers().pop().unwrap();
+        assert!(layer.blob.media_type.ends_with(end), "{}", layer.blob.media_type);
+        assert_ne!(layer.diff_id, all[0].layers[0].diff_id, "its files are older");
+        assert_eq!(bench.file(&image, "/g"), bench.file(&image_of_first, "/g"));
+    }
     let failed = solve(&bench, &client, |r| {
         r.platforms = platforms.to_vec();
         r.target = "none".into();

@@ -136,3 +136,57 @@ fn statements_about_images() {
     assert!(b.fails(&["--sbom=true"]).contains("SBOM attestations need a scanner"));
     b.assert_clean();
 }
+
+#[test]
+fn layers_in_other_forms() {
+    let Some(b) = bench() else { return };
+    b.files(&[("Dockerfile", "FROM busybox\nCOPY f /f\nRUN touch /g\n"), ("f", "f\n")]);
+    let layout = |name: &str, options: &str| {
+        let output = format!("type=oci,dest={name}.tar,name=form:{name},{options}");
+        let mut command = b.command(&["build", "--provenance=false", "-o", &output, "."]);
+        let ran = command.env("SOURCE_DATE_EPOCH", "1000000").output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        b.docker(&["load", "-i", &format!("{name}.tar")]).ok();
+        let seen = ["run", "--rm", &format!("form:{name}"), "stat", "-c", "%Y", "/f", "/g"];
+        (std::fs::read(b.path(&format!("{name}.tar"))).unwrap(), b.docker(&seen).ok())
+    };
+    let has = |archive: &[u8], text: &str| archive.windows(text.len()).any(|w| w == text.as_bytes());
+    let (plain, times) = layout("plain", "compression=uncompressed,force-compression=true");
+    assert!(has(&plain, "image.layer.v1.tar\"") && !has(&plain, "tar+gzip") && !times.contains("1000000"));
+    let (zstd, _) = layout("zstd", "compression=zstd,compression-level=5");
+    assert!(has(&zstd, "tar+zstd") && has(&zstd, "tar+gzip"), "the base stays as it is");
+    let (old, times) = layout("old", "rewrite-timestamp=true");
+    assert_eq!(times, "1000000\n1000000");
+    // The same content at another time is the same image.
+    b.files(&[("f", "f\n")]);
+    b.docker(&["builder", "prune", "-af"]).ok();
+    assert_eq!(layout("old", "rewrite-timestamp=true").0, old);
+    b.assert_clean();
+}
+
+#[test]
+fn builds_are_remembered() {
+    let Some(b) = bench() else { return };
+    b.files(&[("Dockerfile", "FROM busybox\nARG FAIL\nRUN echo said-by-the-build; exit $FAIL\n")]);
+    b.build(&["--build-arg", "FAIL=0", "--metadata-file", "metadata.json", "-t", "remembered"]);
+    b.fails(&["--build-arg", "FAIL=7"]);
+    let metadata = std::fs::read_to_string(b.path("metadata.json")).unwrap();
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).unwrap();
+    assert!(metadata["buildx.build.provenance"]["buildType"].is_string(), "{metadata}");
+    let list = b.docker(&["buildx", "history", "ls", "--format", "{{.Ref}} {{.Status}}"]).ok();
+    let listed: Vec<(&str, &str)> = list.lines().filter_map(|l| l.split_once(' ')).collect();
+    let states: Vec<&str> = listed.iter().map(|(_, s)| *s).collect();
+    assert_eq!(states, ["Error", "Completed"], "{list}");
+    let completed = listed[1].0.rsplit('/').next().unwrap();
+    let logs = b.docker(&["buildx", "history", "logs", completed, "--progress", "plain"]);
+    assert!(format!("{}{}", logs.stdout, logs.stderr).contains("said-by-the-build\n"), "{}", logs.stderr);
+    let seen = b.docker(&["buildx", "history", "inspect", completed]).ok();
+    assert!(seen.contains("pkg:docker/busybox@latest") && seen.contains("Dockerfile"), "{seen}");
+    let seen = b.docker(&["buildx", "history", "inspect"]).ok();
+    assert!(seen.contains("exit code: 7"), "{seen}");
+    let failed = b.docker(&["buildx", "history", "ls", "--filter", "status=error", "-q"]);
+    assert!(failed.code != 0 || failed.stdout.lines().count() == 1, "{}", failed.stdout);
+    b.docker(&["buildx", "history", "rm", completed]).ok();
+    assert!(!b.docker(&["buildx", "history", "ls"]).ok().contains(completed));
+    b.assert_clean();
+}
