@@ -177,7 +177,7 @@ pub(super) fn features() {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": ALL_CAPABILITIES,
-            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": false },
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": false },
             "seccomp": {
                 "enabled": true,
                 "actions": ACTIONS,
