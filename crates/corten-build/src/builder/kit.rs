@@ -268,6 +268,19 @@ impl Builder {
         say: &(dyn Fn(SolveEvent) + Sync),
         cancel: &Cancel,
     ) -> Result<Checked, SolveError> {
+        let (file, source) = self.read(request, client, say, cancel)?;
+        let (_, warnings) = findings(request, &file, &source)?;
+        Ok(Checked { warnings, source })
+    }
+
+    /// The Dockerfile, for questions about it.
+    fn read(
+        &self,
+        request: &SolveRequest,
+        client: &dyn BuildClient,
+        say: &(dyn Fn(SolveEvent) + Sync),
+        cancel: &Cancel,
+    ) -> Result<(Dockerfile, Arc<SourceFile>), SolveError> {
         let shared = Shared::new(request, client, say, cancel);
         let work = Work::new(&self.inner.root)?;
         let sources = context::Sources::new(self, &shared, &work);
@@ -275,8 +288,7 @@ impl Builder {
         let (source, _) = sources.dockerfile(main.as_ref())?;
         let file =
             crate::dockerfile::parse(&source.name, &source.text).map_err(|e| at_line(e.into(), &source))?;
-        let (_, warnings) = findings(request, &file, &source)?;
-        Ok(Checked { warnings, source })
+        Ok((file, source))
     }
 
     fn solve_within(&self, shared: &Shared<'_>, puller: &dyn Puller) -> Result<Vec<Solved>, SolveError> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use corten_base::{Cancel, Platform};
 
-use super::super::{Builder, Work};
-use super::{Shared, at_line, context, graph};
+use super::super::Builder;
+use super::graph;
 use crate::args::Args;
 use crate::config::expand;
 use crate::dockerfile::{Dockerfile, Expander, Instruction, MountKind};
@@ -76,13 +76,7 @@ impl Builder {
         say: &(dyn Fn(SolveEvent) + Sync),
         cancel: &Cancel,
     ) -> Result<Described, SolveError> {
-        let shared = Shared::new(request, client, say, cancel);
-        let work = Work::new(&self.inner.root)?;
-        let sources = context::Sources::new(self, &shared, &work);
-        let main = sources.main()?;
-        let (source, _) = sources.dockerfile(main.as_ref())?;
-        let file =
-            crate::dockerfile::parse(&source.name, &source.text).map_err(|e| at_line(e.into(), &source))?;
+        let (file, source) = self.read(request, client, say, cancel)?;
         Ok(describe(request, &file, &source)?)
     }
 }
