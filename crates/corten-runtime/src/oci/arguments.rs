@@ -331,7 +331,7 @@ mod tests {
         assert!(a.has("all"));
         assert_eq!(a.positional, words("box KILL"));
         let error = |text: &str| parse(GLOBAL, &words(text), true).unwrap_err().to_string();
-        assert_eq!(error("--criu x"), "flag provided but not defined: -criu");
+        assert_eq!(error("--colour x"), "flag provided but not defined: -colour");
         assert_eq!(error("--root"), "flag needs an argument: -root");
     }
 }
