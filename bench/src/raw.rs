@@ -68,7 +68,7 @@ fn run(runs: usize) -> Result<()> {
 /// Makes the bundle and the floor; the path of our runtime.
 fn prepare(place: &Path) -> Result<PathBuf> {
     let root = place.join("rootfs");
-    for dir in ["bin", "proc"] {
+    for dir in ["bin", "dev", "proc"] {
         std::fs::create_dir_all(root.join(dir))?;
     }
     std::fs::copy("/bin/busybox", root.join("bin/busybox")).context("busybox is needed")?;

@@ -9,7 +9,7 @@ use crate::build;
 use crate::run::root;
 
 /// What must be equal for the tests to pass.
-pub const AT_LEAST: u64 = 300;
+pub const AT_LEAST: u64 = 440;
 
 /// Equal and unequal exchanges.
 #[derive(Debug, Clone, Copy)]
