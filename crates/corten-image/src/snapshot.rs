@@ -294,6 +294,9 @@ fn distinct(layers: &[Layer]) -> Vec<Layer> {
 /// LINUX 6.5: `lowerdir+` takes one layer at a time, so that neither a page nor colons limit the paths. Older kernels
 /// answer `EINVAL`.
 fn mount(overlay: &Overlay, read_only: bool) -> std::io::Result<OwnedFd> {
+    if !corten_sys::mount::takes_layers() {
+        return mount_at_once(overlay, read_only);
+    }
     match mount_by_layers(overlay, read_only) {
         Err(rustix::io::Errno::INVAL) => mount_at_once(overlay, read_only),
         other => Ok(other?),

@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod caps;
 pub mod datagram;
 pub mod inherited;
+pub mod kernel;
 pub mod memfd;
 pub mod memory;
 pub mod mount;

@@ -262,11 +262,14 @@ impl Overlay {
 
     /// Makes it, detached: no mount table shows it until it is attached.
     ///
-    /// LINUX 6.5: one `lowerdir+` per layer. Older kernels answer `EINVAL`; use [`Overlay::make_at`] then.
+    /// LINUX 6.5: one `lowerdir+` per layer. With older kernels it is `EINVAL`; use [`Overlay::make_at`] then.
     ///
     /// # Errors
     /// Those of fsconfig(2).
     pub fn make(&mut self) -> io::Result<OwnedFd> {
+        if !takes_layers() {
+            return Err(rustix::io::Errno::INVAL.into());
+        }
         let context = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         rustix::mount::fsconfig_set_string(context.as_fd(), c"source", c"overlay")?;
         let keys = self.lowers.iter().map(|l| (c"lowerdir+", l));
@@ -384,6 +387,13 @@ pub fn enter_root_on_top(root: BorrowedFd<'_>) -> io::Result<()> {
     rustix::process::fchdir(root)?;
     rustix::process::chroot(".")?;
     Ok(rustix::process::chdir("/")?)
+}
+
+/// Whether an overlay may be asked for its layers one by one. Older kernels refuse that, and say so in their log each
+/// time.
+#[must_use]
+pub fn takes_layers() -> bool {
+    crate::kernel::at_least(6, 5)
 }
 
 /// Sets the flags of the kernel's one v2 control-group hierarchy (mount options such as `nsdelegate`). What is

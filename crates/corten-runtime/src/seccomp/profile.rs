@@ -110,9 +110,6 @@ impl Filter {
 }
 
 fn kernel_at_least(wanted: &str) -> bool {
-    let numbers = |text: &str| -> Vec<u32> {
-        text.split(|c: char| !c.is_ascii_digit()).take(2).filter_map(|n| n.parse().ok()).collect()
-    };
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    numbers(&release) >= numbers(wanted)
+    let mut numbers = wanted.split('.').map(|n| n.parse().unwrap_or(0));
+    corten_sys::kernel::at_least(numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
