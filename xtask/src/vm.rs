@@ -44,14 +44,16 @@ const PACKAGES: &[&str] = &[
     "netavark",
     "crun",
     "uidmap",
+    "slirp4netns",
     "iproute2",
     "iptables",
     "kmod",
     "busybox-static",
 ];
 const RELEASE: &str = "bookworm";
-/// Of the disk, and of podman's networks.
+/// Of the disk, of podman's networks, and of those of ordinary users.
 const MORE_MODULES: &[&str] = &[
+    "tun",
     "virtio_pci",
     "virtio_blk",
     "ext4",
@@ -77,7 +79,7 @@ const KINDS: &[Kind] = &[
         name: "systemd",
         append: "apparmor=1 security=apparmor",
         runtime: "systemd:: peers::podman_under_systemd",
-        daemon: "systemd:: apparmor::",
+        daemon: "systemd:: apparmor:: rootless::control_groups",
     },
     Kind {
         name: "hybrid",
@@ -145,11 +147,12 @@ fn disk(place: &Path) -> Result<PathBuf> {
         return Ok(image);
     }
     let tree = place.join("debian");
-    if !tree.join("var/lib/corten-vm").exists() {
+    let installed = tree.join("var/lib/corten-vm");
+    if !std::fs::read_to_string(&installed).is_ok_and(|had| had == PACKAGES.join(" ")) {
         std::fs::remove_dir_all(&tree).ok();
         let include = format!("--include={}", PACKAGES.join(","));
         run(Command::new("debootstrap").args(["--variant=minbase", &include, RELEASE]).arg(&tree))?;
-        std::fs::write(tree.join("var/lib/corten-vm"), "")?;
+        std::fs::write(installed, PACKAGES.join(" "))?;
     }
     for dir in ["var/cache/apt/archives", "usr/share/doc", "usr/share/man", "usr/share/locale"] {
         std::fs::remove_dir_all(tree.join(dir)).ok();

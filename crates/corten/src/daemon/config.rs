@@ -16,7 +16,7 @@ use corten_runtime::cgroup::systemd;
 use corten_wire::api::TextMap;
 use corten_wire::api::host_config::Ulimit;
 
-use super::rootless::Places;
+use super::rootless::{self, Places};
 use super::settings::{Settings, SettingsError};
 
 /// Where we listen if nothing else is said.
@@ -243,7 +243,9 @@ fn engine(
     e.dns_options = s.list("dns-opt").to_vec();
     e.dns_search = s.list("dns-search").to_vec();
     e.cgroup_driver = cgroup_driver(s, places.is_some())?;
-    e.cgroup_parent = s.text("cgroup-parent").unwrap_or(e.cgroup_driver.parent()).to_owned();
+    let given = s.text("cgroup-parent").map(str::to_owned);
+    let delegated = || places.as_ref().and_then(|_| rootless::cgroup_parent());
+    e.cgroup_parent = given.or_else(delegated).unwrap_or_else(|| e.cgroup_driver.parent().to_owned());
     check_cgroup_parent(e.cgroup_driver, &e.cgroup_parent).map_err(wrong)?;
     e.live_restore = s.bool_or("live-restore", places.is_none());
     if let Some(seconds) = s.number("shutdown-timeout") {

@@ -96,9 +96,52 @@ fn run(args: &[OsString]) -> Result<i32> {
     let net = runtime.join(format!("corten-net-{}", std::process::id()));
     make_private(&net, uid)?;
     let places = Places::of(runtime, net.clone()).context("HOME is not set")?;
+    make_room();
     let done = serve(args, uid, &places);
     std::fs::remove_dir_all(&net).ok();
     done
+}
+
+/// The control group of a daemon whose user was given one (systemd's `Delegate=yes`), below that one: the kernel lets
+/// a group have controllers for its children only if it has no processes of its own (cgroups(7)).
+const OWN_GROUP: &str = "corten-daemon";
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// The control group that this process is in, where there is only the second version.
+fn own_group() -> Option<PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    text.strip_prefix("0::").filter(|_| text.lines().count() == 1).map(|path| PathBuf::from(path.trim_end()))
+}
+
+fn below_root(group: &Path) -> PathBuf {
+    Path::new(GROUPS).join(group.strip_prefix("/").unwrap_or(group))
+}
+
+/// Leaves a control group that belongs to the user to the groups of containers, and goes into one beside them. Where
+/// there is none, containers go without limits.
+fn make_room() {
+    use rustix::fs::Access;
+    let Some(group) = own_group().filter(|g| g.file_name().is_some_and(|name| name != OWN_GROUP)) else {
+        return;
+    };
+    let dir = below_root(&group);
+    let ours = |name: &str| rustix::fs::access(dir.join(name), Access::WRITE_OK).is_ok();
+    if !["", "cgroup.procs", "cgroup.subtree_control"].into_iter().all(ours) {
+        return;
+    }
+    let own = dir.join(OWN_GROUP).join("cgroup.procs");
+    std::fs::create_dir(dir.join(OWN_GROUP)).ok();
+    let all = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    for pid in all.lines() {
+        // One that has ended meanwhile.
+        std::fs::write(&own, pid).ok();
+    }
+}
+
+/// Inside: where containers have their groups, if [`make_room`] made room for them.
+pub(super) fn cgroup_parent() -> Option<String> {
+    let group = own_group().filter(|g| g.file_name().is_some_and(|name| name == OWN_GROUP))?;
+    Some(group.parent()?.join("docker").to_str()?.to_owned())
 }
 
 /// A directory of ours that nobody else can write to.

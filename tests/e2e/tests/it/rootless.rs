@@ -246,3 +246,66 @@ fn an_ordinary_user_simply_runs_containers() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     eventually("the daemon ends", || (!user.processes()).then_some(()));
 }
+
+/// A control group that was given to the user, as systemd does with `Delegate=yes`; gone with this.
+struct Group(std::path::PathBuf);
+
+impl Group {
+    fn new(user: &str) -> Self {
+        let root = Path::new("/sys/fs/cgroup");
+        for controller in ["cpu", "memory", "pids"] {
+            std::fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"))
+                .expect("the machine's own root");
+        }
+        let group = Self(root.join(format!("corten-e2e-{}", std::process::id())));
+        std::fs::create_dir(&group.0).expect("the machine's own root");
+        must(Command::new("chown").arg(user).arg(&group.0));
+        for file in ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+            must(Command::new("chown").arg(user).arg(group.0.join(file)));
+        }
+        group
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let find = Command::new("find").arg(&self.0).args(["-depth", "-type", "d"]).output();
+        for dir in String::from_utf8_lossy(&find.map(|f| f.stdout).unwrap_or_default()).lines() {
+            std::fs::remove_dir(dir).ok();
+        }
+    }
+}
+
+#[test]
+fn control_groups_that_belong_to_the_user_limit_containers() {
+    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    if !controllers.contains("memory") {
+        corten_testkit::say("skipped: needs control groups of the second version (cargo xtask vm)");
+        return;
+    }
+    // Dropped after the user, whose processes are in it.
+    let group;
+    let user = User::new();
+    group = Group::new(&user.name);
+    let tar = user.dir.path().join("busybox.tar").display().to_string();
+    let first = user.command(user.dir.path().join("corten"));
+    let mut within = Command::new("sh");
+    let enter = format!("echo 0 > {}/cgroup.procs && exec \"$0\" \"$@\"", group.0.display());
+    within.arg("-c").arg(enter).arg(first.get_program()).args(first.get_args()).current_dir("/");
+    must(within.args(["import", &tar, "busybox"]));
+    assert_eq!(user.ok(&["info", "-f", "{{.CgroupDriver}} {{.MemoryLimit}}"]), "cgroupfs true");
+    let limits = ["run", "-d", "--name", "c", "-m", "64m", "--pids-limit", "20", "busybox", "sleep", "1000"];
+    user.ok(&limits);
+    let files = ["exec", "c", "cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/pids.max"];
+    assert_eq!(user.ok(&files), "67108864\n20");
+    user.ok(&["update", "-m", "80m", "--memory-swap", "-1", "c"]);
+    assert_eq!(user.ok(&files), "83886080\n20");
+    user.ok(&["pause", "c"]);
+    assert_eq!(user.ok(&["inspect", "-f", "{{.State.Status}}", "c"]), "paused");
+    user.ok(&["unpause", "c"]);
+    assert!(user.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "c"]).ends_with("/ 80MiB"));
+    user.ok(&["rm", "-f", "c"]);
+    let pid = rustix::process::Pid::from_raw(user.daemon().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    eventually("the daemon ends", || (!user.processes()).then_some(()));
+}
