@@ -45,6 +45,7 @@ const PACKAGES: &[&str] = &[
     "crun",
     "uidmap",
     "slirp4netns",
+    "procps",
     "iproute2",
     "iptables",
     "kmod",

@@ -294,17 +294,18 @@ fn control_groups_that_belong_to_the_user_limit_containers() {
     within.arg("-c").arg(enter).arg(first.get_program()).args(first.get_args()).current_dir("/");
     must(within.args(["import", &tar, "busybox"]));
     assert_eq!(user.ok(&["info", "-f", "{{.CgroupDriver}} {{.MemoryLimit}}"]), "cgroupfs true");
-    let limits = ["run", "-d", "--name", "c", "-m", "64m", "--pids-limit", "20", "busybox", "sleep", "1000"];
+    let limits =
+        ["run", "-d", "--name", "box", "-m", "64m", "--pids-limit", "20", "busybox", "sleep", "1000"];
     user.ok(&limits);
-    let files = ["exec", "c", "cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/pids.max"];
+    let files = ["exec", "box", "cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/pids.max"];
     assert_eq!(user.ok(&files), "67108864\n20");
-    user.ok(&["update", "-m", "80m", "--memory-swap", "-1", "c"]);
+    user.ok(&["update", "-m", "80m", "--memory-swap", "-1", "box"]);
     assert_eq!(user.ok(&files), "83886080\n20");
-    user.ok(&["pause", "c"]);
-    assert_eq!(user.ok(&["inspect", "-f", "{{.State.Status}}", "c"]), "paused");
-    user.ok(&["unpause", "c"]);
-    assert!(user.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "c"]).ends_with("/ 80MiB"));
-    user.ok(&["rm", "-f", "c"]);
+    user.ok(&["pause", "box"]);
+    assert_eq!(user.ok(&["inspect", "-f", "{{.State.Status}}", "box"]), "paused");
+    user.ok(&["unpause", "box"]);
+    assert!(user.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "box"]).ends_with("/ 80MiB"));
+    user.ok(&["rm", "-f", "box"]);
     let pid = rustix::process::Pid::from_raw(user.daemon().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     eventually("the daemon ends", || (!user.processes()).then_some(()));
